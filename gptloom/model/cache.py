@@ -1,0 +1,42 @@
+"""The KV cache: keys and values of every layer in tensors of static shape, each row at its own position.
+
+Legend: B rows, G key/value heads, S cache length, K head size, T new tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gptloom.config.model import ModelConfig
+from gptloom.model.attention import LayerCache
+
+BUCKET = 64  # attention reads the cache up to a multiple of this, so that short sequences don't pay for a long cache
+
+
+class KVCache:
+    """Room for ``length`` tokens in each of ``batch`` rows. Nothing is ever cleared: a row sees only positions <= its own,
+    and every position is written before it is first seen, so a row can be reused for another sequence at once."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.length = length
+        shape = (config.n_layer, batch, config.n_kv_head, length, config.head_dim)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+
+    def layer(self, index: int, positions: Tensor) -> LayerCache:
+        """Layer ``index``, about to be written at ``positions`` [B, T]."""
+        return LayerCache(self.k[index], self.v[index], positions)
+
+    def visible(self, positions: Tensor, reach: int) -> Tensor:
+        """[B, 1, T, S'] bool over the first S' >= ``reach`` positions, S' a multiple of the bucket (or the whole cache)."""
+        seen = min(-(-reach // BUCKET) * BUCKET, self.length)
+        keys = torch.arange(seen, device=positions.device)
+        return (keys <= positions[:, :, None])[:, None]
