@@ -1,0 +1,145 @@
+"""Token shards cut into windows and served as batches: training batches by step, validation batches in one sweep.
+
+B rows, T = context tokens. A window is T + 1 consecutive ids: T inputs and, one place on, T targets. Documents are
+packed one after the other with end-of-text between them and attention may look across (Brown et al. 2020, appendix B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gptloom.data.batch import Batch
+from gptloom.data.order import MixedOrder, hash_words, skip_excluded
+from gptloom.data.shards import TokenShards
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WindowPlace:
+    """Where one row of a batch comes from."""
+
+    position: int  # in the data order, counted from the start of the run; what ``excluded`` takes
+    source: int  # index among the weighted sources
+    epoch: int  # how many times that source had been read before
+    start: int  # first input id, in the source's tokens
+    end: int  # one past the last target
+
+
+class TokenBatches:
+    """The global batch of every step, as a pure function of (seed, step, excluded).
+
+    Windows lie end to end, so every target is trained on once per epoch, apart from fewer than 2 T tokens at the two
+    ends: each epoch shifts all windows by its own 0..T-1 tokens, so that the same text is not always cut in the same
+    places. Raises ``ValueError`` when a source is shorter than one window (``build.check_enough`` says it to users).
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards | Sequence[tuple[TokenShards, float]],
+        context: int,
+        windows_per_step: int,
+        seed: int,
+    ) -> None:
+        """``shards``: one sequence, or several with weights (2.0: read twice per pass; 0.5: half of it per pass)."""
+        self.sources = [(shards, 1.0)] if isinstance(shards, TokenShards) else list(shards)
+        self.context = context
+        self.windows_per_step = windows_per_step
+        self.seed = seed
+        for tokens, _ in self.sources:
+            if tokens.n_tokens < context + 1:
+                raise ValueError(f"{tokens.n_tokens} tokens are less than one window of {context} + 1")
+        # One window less than would fit at shift 0, so that shifts up to T-1 fit as well.
+        self._n_windows = [max(1, tokens.n_tokens // context - 1) for tokens, _ in self.sources]
+        weights = [weight for _, weight in self.sources]
+        self._order = MixedOrder(list(zip(self._n_windows, weights, strict=True)), seed)
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows in one pass over the weighted sources."""
+        return self._order.windows_per_pass
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Targets in one pass over the weighted sources."""
+        return self.windows_per_epoch * self.context
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets in one batch."""
+        return self.windows_per_step * self.context
+
+    def epochs(self, step: int) -> float:
+        """Passes over the data when ``step`` steps are done."""
+        return step * self.windows_per_step / self.windows_per_epoch
+
+    def batch(self, step: int, excluded: Sequence[int] = ()) -> Batch:
+        """The global batch of a step (the first is 0), without the ``excluded`` positions of the order."""
+        _, sources, _, starts = self._places(step, excluded)
+        rows = np.empty((len(starts), self.context + 1), dtype=np.int64)
+        for index, (tokens, _) in enumerate(self.sources):
+            mine = sources == index
+            if mine.any():
+                rows[mine] = tokens.gather(starts[mine], self.context + 1)
+        ids = torch.from_numpy(rows)
+        return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(len(rows), self.context))
+
+    def describe(self, step: int, excluded: Sequence[int] = ()) -> list[WindowPlace]:
+        """Where each row of ``batch(step, excluded)`` comes from."""
+        columns = [column.tolist() for column in self._places(step, excluded)]
+        return [
+            WindowPlace(position, source, epoch, start, start + self.context + 1)
+            for position, source, epoch, start in zip(*columns, strict=True)
+        ]
+
+    def _places(self, step: int, excluded: Sequence[int]) -> tuple[Ints, Ints, Ints, Ints]:
+        """(position, source, epoch, first id) of each row, [windows_per_step] each."""
+        first = step * self.windows_per_step
+        positions = skip_excluded(np.arange(first, first + self.windows_per_step, dtype=np.int64), excluded)
+        sources, epochs, windows = self._order.windows(positions)
+        return positions, sources, epochs, windows * self.context + self._shifts(sources, epochs)
+
+    def _shifts(self, sources: Ints, epochs: Ints) -> Ints:
+        """How far the windows of each (source, epoch) are shifted: 0..T-1, and never beyond the end of the tokens."""
+        n_tokens = np.array([tokens.n_tokens for tokens, _ in self.sources], dtype=np.int64)
+        room = n_tokens - 1 - np.array(self._n_windows, dtype=np.int64) * self.context
+        choices = np.minimum(self.context, room + 1)[sources]
+        return (hash_words(self.seed, sources, epochs, 1) % choices.astype(np.uint64)).astype(np.int64)
+
+
+def eval_batches(shards: TokenShards, context: int, rows: int) -> Iterator[Batch]:
+    """Every id of ``shards`` but the first as a target exactly once, in fixed windows of ``context``.
+
+    All batches have one shape, [min(rows, windows), context]; what is left over at the end is filled with id 0 at
+    weight 0, after the real tokens, where a causal model cannot see it.
+    """
+    targets = shards.n_tokens - 1
+    if targets < 1:
+        raise ValueError(f"{shards.n_tokens} tokens hold nothing to predict")
+    n_windows = -(-targets // context)
+    rows = min(rows, n_windows)
+    for first in range(0, n_windows, rows):
+        start = first * context
+        length = min(rows * context, targets - start)
+        ids = np.zeros(rows * context + 1, dtype=np.int64)
+        ids[: length + 1] = shards.read(start, length + 1)
+        if length < rows * context:
+            yield _padded(ids, length, rows, context)
+        else:
+            tensor = torch.from_numpy(ids)
+            yield Batch(tensor[:-1].view(rows, context), tensor[1:].view(rows, context), torch.ones(rows, context))
+
+
+def _padded(ids: Ints, length: int, rows: int, context: int) -> Batch:
+    """The last batch of a sweep: ``length`` targets, the rest without weight."""
+    tensor = torch.from_numpy(ids)
+    weights = torch.zeros(rows * context)
+    weights[:length] = 1.0
+    inputs = tensor[:-1].clone()
+    inputs[length:] = 0  # the last id is a target only
+    return Batch(inputs.view(rows, context), tensor[1:].view(rows, context), weights.view(rows, context))
