@@ -1,4 +1,4 @@
-"""What a ``tokenizer.json`` of each kind looks like: plain dictionaries, so that its hash depends on no library version.
+"""What a ``tokenizer.json`` of each kind looks like: plain dictionaries, so that no library version changes its hash.
 
 Every kind is one of two shapes. *Byte level* (GPT-2's, BPE trained here, bytes): each UTF-8 byte is written as one
 printable letter, the alphabet of GPT-2's ``bytes_to_unicode``, so nothing is unknown and every text comes back exactly.

@@ -10,8 +10,8 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.tokenizer import gpt2
 from gptloom.tokenizer.layout import END_OF_TEXT, WORD_PATTERN
 from gptloom.tokenizer.tokenizer import CONFIG_FILE, KINDS, TOKENIZER_FILE, Tokenizer
+from gptloom.tokenizer.train import TRAINED_KINDS
 
-TRAINED_KINDS = ("bpe", "chars", "bytes", "words")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
 _TRAIN = "gptloom tokenizer train --data FILE --out tok/"
 
@@ -90,8 +90,8 @@ def _from_folder_pair(path: Path) -> Tokenizer:
 def _refused(path: Path) -> Problem | None:
     """Why this file is not read as a tokenizer, where its name or first byte already says so."""
     with path.open("rb") as file:
-        start = file.read(2)
-    if path.suffix in _PICKLES or start == b"\x80\x02" or start[:1] == b"\x80":
+        start = file.read(1)
+    if path.suffix in _PICKLES or start == b"\x80":
         what = "is a pickle, which can run any program when it is opened; gptloom never opens one"
         return Problem(what, where=str(path), mend="save the tokenizer as tokenizer.json in the program that made it")
     if path.suffix in (".model", ".spm"):
@@ -126,7 +126,7 @@ def _from_json(path: Path) -> Tokenizer:
 
 
 def guess_kind(settings: dict[str, Any]) -> str:
-    """The kind of a parsed ``tokenizer.json`` that does not say: one of gptloom's where it encodes the same, else ``other``."""
+    """The kind of a ``tokenizer.json`` that does not say: one of gptloom's where it encodes the same, else ``other``."""
     model, split = settings["model"], settings.get("pre_tokenizer") or {}
     decoder = (settings.get("decoder") or {}).get("type")
     special_only = all(token.get("special") for token in settings.get("added_tokens", ()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import write_text
 from gptloom.tokenizer.layout import END_OF_TEXT, PAD, UNKNOWN, letter_bytes
 from gptloom.tokenizer.pieces import PIECE_CHARACTERS, cut_text
 
@@ -32,7 +32,7 @@ class Tokenizer:
         kind: ``bpe``, ``gpt2``, ``characters``, ``bytes``, ``words``, or ``other`` (anything else that was loaded).
         vocab_size: highest id + 1, special tokens included.
         eot_id: id of the token between documents, ``<|endoftext|>`` except for some of kind ``other``.
-        pad_id: id of ``<|pad|>``; None where the vocabulary has none (GPT-2's): padding is then known by its mask alone.
+        pad_id: id of ``<|pad|>``; None where the vocabulary has none (GPT-2's): a mask alone tells padding.
         special_tokens: spelling → id of every special token.
     """
 
@@ -219,8 +219,8 @@ class Tokenizer:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, from which ``transformers`` gives equal ids."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / TOKENIZER_FILE, self._json)
-        _write(folder / CONFIG_FILE, self._saved_config())
+        for name, content in ((TOKENIZER_FILE, self._json), (CONFIG_FILE, self._saved_config())):
+            write_text(folder / name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
     def _saved_config(self) -> dict[str, Any]:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._config}
@@ -233,7 +233,7 @@ class Tokenizer:
 
 
 def raise_on_surrogates(texts: Sequence[str]) -> None:
-    """Raise a UserError that names the first character of ``texts`` that UTF-8 cannot hold; nothing if there is none."""
+    """Raise a UserError that names the first character of ``texts`` that UTF-8 cannot hold, if there is one."""
     for text in texts:
         found = re.search("[\ud800-\udfff]", text)
         if found:
@@ -250,14 +250,3 @@ def _visible(character: str) -> str:
     if character == " ":
         return "·"
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(content, file, ensure_ascii=False, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
