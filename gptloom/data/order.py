@@ -107,7 +107,7 @@ class MixedOrder:
 
 
 def skip_excluded(places: Ints, excluded: Sequence[int]) -> Ints:
-    """The positions that stand at ``places`` once the ``excluded`` ones (sorted, distinct) are left out of the order."""
+    """The positions that stand at ``places`` once the ``excluded`` ones (sorted, distinct) are left out."""
     left_out = np.asarray(excluded, dtype=np.int64)
     if (np.diff(left_out) <= 0).any():
         raise ValueError("excluded positions must be sorted and distinct")
