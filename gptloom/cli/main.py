@@ -12,29 +12,29 @@ How to write a command. Its module (third column of ``TABLE``) holds ``COMMANDS`
         tokenizer: Annotated[str, POSITIONAL] = Field(description="tokenizer folder, file, or gpt2")
         text: list[str] = Field([], description="texts whose tokens are shown")
 
-    def show(resolved: Resolved[ShowOptions]) -> Shown:      # the work: no printing of results; imports torch & co. inside
-        ...
+    def show(resolved: Resolved[ShowOptions]) -> Shown:
+        '''The work, also behind Python: returns the result, prints none of it; imports torch and the like inside.'''
 
     def run_show(resolved: Resolved[ShowOptions], out: Output) -> int | None:
-        '''Shows a text as tokens.'''                        # its docstring is the description in --help
-        shown = show(resolved)                               # resolved.options.text, resolved.source("text"), .given("text")
-        out.say(f"{len(shown.ids)} tokens")                  # people: stdout (stderr under --json, nothing when --quiet)
-        out.result(shown.text)                               # people: stdout even when --quiet (nothing under --json)
-        out.table(("id", "text"), rows)                      # people: aligned columns, as `result`
-        out.document({"ids": shown.ids})                     # the one JSON document of --json; without --json nothing
-        return None                                          # exit code; None is 0
+        '''Shows a text as tokens.'''           # the docstring is the description in --help
+        shown = show(resolved)                  # resolved.options.text, resolved.source("text"), .given("text")
+        out.say(f"{len(shown.ids)} tokens")     # for people: stdout (stderr under --json, nothing when --quiet)
+        out.result(shown.text)                  # for people: stdout, even when --quiet (nothing under --json)
+        out.table(("id", "text"), rows)         # for people: aligned columns, as ``result``
+        out.document({"ids": shown.ids})        # the one JSON document of --json (without --json: nothing)
+        return None                             # the exit code; None is 0
 
     COMMANDS = {"tokenizer show": Command(ShowOptions, run_show)}
-    tokenizer_show = python_function("tokenizer_show", ShowOptions, show)      # gptloom.tokenizer_show(...), see gptloom/__init__
+    tokenizer_show = python_function("tokenizer_show", ShowOptions, show)   # gptloom.tokenizer_show: gptloom/__init__
 
-* At import a command's module loads pydantic at most: torch, numpy, tokenizers and the stages are imported inside functions.
-* A command with ``JsonOption`` calls ``out.document`` exactly once on success. While it runs under ``--json``, stray prints
-  go to stderr, and errors become ``{"error": [{"what", "where", "mend"}]}`` on stdout.
-* Mistakes of the user are ``UserError`` (exit 2), a guard's stop is ``GuardStop`` (3), Ctrl-C 130, anything else is ours (1).
-* Asking: ``out.ask("question?", resolved.options.yes)`` is True with ``--yes``, asks at a terminal, and else refuses.
-* A recipe (``RecipeOptions``) is already merged into ``resolved`` when ``run`` is called. What the command derives itself it
-  adds with ``resolved = resolved.derive("max_steps", 2000, "10 minutes at 3.3 steps/s")``.
-* A command whose options are stored as a run's ``config.yaml`` writes it with ``gptloom.config.resolve.write_config``.
+* At import a command's module loads pydantic at most: torch, numpy, tokenizers, stages are imported in functions.
+* A command with ``JsonOption`` calls ``out.document`` exactly once on success. While it runs under ``--json``, stray
+  prints go to stderr, and errors become ``{"error": [{"what", "where", "mend"}]}`` on stdout.
+* User mistakes are ``UserError`` (exit 2), a guard's stop is ``GuardStop`` (3), Ctrl-C is 130, the rest is ours (1).
+* ``out.ask("question?", resolved.options.yes)``: True with ``--yes``, asks at a terminal, else refuses.
+* A recipe (``RecipeOptions``) is already merged into ``resolved`` when ``run`` is called. What the command derives
+  itself it adds with ``resolved = resolved.derive("max_steps", 2000, "10 minutes at 3.3 steps/s")``.
+* Options that are stored as a run's ``config.yaml`` are written with ``gptloom.config.resolve.write_config``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """One command: its full name (a group's command has two words), its line in the help, its module, its heading."""
+    """One command: full name (two words in a group), line in the help, module in ``gptloom.cli``, heading."""
 
     name: str
     line: str
@@ -54,29 +54,29 @@ class Entry(NamedTuple):
 
 
 TABLE = (
-    Entry("quickstart", "see the whole pipeline work in minutes, without any download", "gptloom.cli.quickstart", "Start"),
-    Entry("doctor", "what this machine can do, what is missing, what to install", "gptloom.cli.doctor", "Start"),
-    Entry("pretrain", "train a GPT on text files, or go on training one", "gptloom.cli.pretrain", "Train"),
-    Entry("resume", "continue a run where it stopped, or extend a finished one", "gptloom.cli.pretrain", "Train"),
-    Entry("generate", "let a model write", "gptloom.cli.generate", "Use"),
-    Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "gptloom.cli.evaluate", "Use"),
-    Entry("tokenizer train", "train a tokenizer on text", "gptloom.cli.tokenizer", "Prepare"),
-    Entry("tokenizer show", "show a text as tokens", "gptloom.cli.tokenizer", "Prepare"),
-    Entry("tokenizer report", "how well a tokenizer fits a text", "gptloom.cli.tokenizer", "Prepare"),
-    Entry("data build", "turn documents into token shards", "gptloom.cli.data", "Prepare"),
-    Entry("data show", "show the batch of any step of a run as text", "gptloom.cli.data", "Prepare"),
-    Entry("runs", "list runs and how they are doing", "gptloom.cli.runs", "Runs"),
-    Entry("runs show", "everything about one run", "gptloom.cli.runs", "Runs"),
-    Entry("follow", "replay a run's progress and watch it live", "gptloom.cli.runs", "Runs"),
-    Entry("stop", "save and end a run from any terminal", "gptloom.cli.runs", "Runs"),
-    Entry("report", "one self-contained HTML page about a run", "gptloom.cli.runs", "Runs"),
-    Entry("lineage", "what a model was made from", "gptloom.cli.runs", "Runs"),
-    Entry("config explain", "which layer set each option of a run, and by which rule", "gptloom.cli.config", "Look up"),
-    Entry("models", "list the model presets and their sizes", "gptloom.cli.models", "Look up"),
-    Entry("models show", "the whole configuration of a preset", "gptloom.cli.models", "Look up"),
-    Entry("recipes list", "list the recipes", "gptloom.cli.recipes", "Look up"),
-    Entry("recipes show", "print a recipe with its sources", "gptloom.cli.recipes", "Look up"),
-    Entry("recipes copy", "copy a recipe to a file of your own", "gptloom.cli.recipes", "Look up"),
+    Entry("quickstart", "see the whole pipeline work in minutes, without any download", "quickstart", "Start"),
+    Entry("doctor", "what this machine can do, what is missing, what to install", "doctor", "Start"),
+    Entry("pretrain", "train a GPT on text files, or go on training one", "pretrain", "Train"),
+    Entry("resume", "continue a run where it stopped, or extend a finished one", "pretrain", "Train"),
+    Entry("generate", "let a model write", "generate", "Use"),
+    Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
+    Entry("tokenizer train", "train a tokenizer on text", "tokenizer", "Prepare"),
+    Entry("tokenizer show", "show a text as tokens", "tokenizer", "Prepare"),
+    Entry("tokenizer report", "how well a tokenizer fits a text", "tokenizer", "Prepare"),
+    Entry("data build", "turn documents into token shards", "data", "Prepare"),
+    Entry("data show", "show the batch of any step of a run as text", "data", "Prepare"),
+    Entry("runs", "list runs and how they are doing", "runs", "Runs"),
+    Entry("runs show", "everything about one run", "runs", "Runs"),
+    Entry("follow", "replay a run's progress and watch it live", "runs", "Runs"),
+    Entry("stop", "save and end a run from any terminal", "runs", "Runs"),
+    Entry("report", "one self-contained HTML page about a run", "runs", "Runs"),
+    Entry("lineage", "what a model was made from", "runs", "Runs"),
+    Entry("config explain", "which layer set each option of a run, and by which rule", "config", "Look up"),
+    Entry("models", "list the model presets and their sizes", "models", "Look up"),
+    Entry("models show", "the whole configuration of a preset", "models", "Look up"),
+    Entry("recipes list", "list the recipes", "recipes", "Look up"),
+    Entry("recipes show", "print a recipe with its sources", "recipes", "Look up"),
+    Entry("recipes copy", "copy a recipe to a file of your own", "recipes", "Look up"),
 )
 
 USAGE_END = """
@@ -104,7 +104,9 @@ def main(arguments: Sequence[str]) -> int:
     from gptloom.cli import framework  # after the answers above, which need nothing
 
     if chosen is not None:
-        return framework.run_command(chosen.name, chosen.line, chosen.module, arguments[len(chosen.name.split()) :])
+        return framework.run_command(
+            chosen.name, chosen.line, f"gptloom.cli.{chosen.module}", arguments[len(chosen.name.split()) :]
+        )
     group = [row for row in TABLE if row.name.split()[0] == first]
     if group and len(arguments) > 1 and arguments[1] in ("--help", "-h"):
         return _print_help(group, f"usage: gptloom {first} COMMAND\n\n", "")

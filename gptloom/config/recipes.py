@@ -1,0 +1,132 @@
+"""Recipes: named sets of options in YAML, shipped in ``gptloom/recipes`` or written by a user.
+
+A recipe file::
+
+    name: shakespeare-char
+    line: one line that describes it
+    command: pretrain
+    options:                 # option names of the command, each with the source of its value as a comment
+      d_model: 128
+    band:                    # optional: the loss to expect, as [tokens, lowest, highest]
+      - [100_000, 2.3, 2.8]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.options import Options, option_fields
+from gptloom.config.resolve import Resolved, resolve
+
+KEYS = ("name", "line", "command", "options", "band")
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as read: its options, where each stands, and the band of losses to expect (tokens, lowest, highest)."""
+
+    name: str
+    line: str
+    command: str
+    options: Mapping[str, Any]
+    text: str
+    places: Mapping[str, str] = field(default_factory=dict)  # option → file:line
+    band: tuple[tuple[float, float, float], ...] = ()
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with gptloom."""
+    folder = resources.files("gptloom.recipes")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(reference: str) -> Recipe:
+    """The recipe in the file ``reference`` if that exists, else the shipped one of that name, else ``UserError``."""
+    path = Path(reference)
+    if path.is_file():
+        try:
+            return parse_recipe(path.read_text(encoding="utf-8"), str(path), path.stem)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                Problem(f"byte {error.start} is not UTF-8", str(path), "save the recipe as UTF-8")
+            ) from None
+    if reference not in recipe_names():
+        what = f"there is no recipe and no file called {reference!r}"
+        raise UserError(Problem(what, mend=f"{nearest(reference, recipe_names())}  (gptloom recipes list)"))
+    text = resources.files("gptloom.recipes").joinpath(f"{reference}.yaml").read_text(encoding="utf-8")
+    return parse_recipe(text, f"{reference}.yaml", reference)
+
+
+def parse_recipe(text: str, where: str, default_name: str) -> Recipe:
+    """Reads the YAML ``text`` of the file ``where``. ``UserError`` with ``file:line`` for everything that is wrong."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(Problem(f"not YAML: {error.problem or error.context}", f"{where}:{line}")) from None
+    except yaml.YAMLError as error:
+        raise UserError(Problem(f"not YAML: {error}", where)) from None
+    if not isinstance(document, dict) or not isinstance(root, yaml.MappingNode):
+        raise UserError(Problem("a recipe is a mapping with options:", f"{where}:1"))
+    lines = _lines(root)
+    unknown = [name for name in document if name not in KEYS]
+    problems = [
+        Problem(f"a recipe has no key {name}", f"{where}:{lines[str(name)][0]}", nearest(str(name), KEYS))
+        for name in unknown
+    ]
+    options = document.get("options")
+    if not isinstance(options, dict):
+        line = lines["options"][0] if "options" in lines else 1
+        problems.append(Problem("options: is not a mapping of option names to values", f"{where}:{line}"))
+    band = _band(document.get("band") or [])
+    if band is None:
+        problems.append(Problem("band: is not a list of [tokens, lowest, highest]", f"{where}:{lines['band'][0]}"))
+    if problems:
+        raise UserError(*problems)
+    assert isinstance(options, dict) and band is not None
+    values = {str(name).replace("-", "_"): value for name, value in options.items()}
+    at = _lines(lines["options"][1])
+    places = {name.replace("-", "_"): f"{where}:{line}" for name, (line, _) in at.items()}
+    return Recipe(
+        name=str(document.get("name", default_name)),
+        line=str(document.get("line", "")),
+        command=str(document.get("command", "pretrain")),
+        options=values,
+        text=text,
+        places=places,
+        band=band,
+    )
+
+
+def resolve_with_recipe(options_class: type[OptionsT], given: Mapping[str, Any], source: str) -> Resolved[OptionsT]:
+    """``resolve``, with the recipe that ``given`` names, if the command takes recipes and one is named."""
+    if "recipe" not in option_fields(options_class) or not isinstance(given.get("recipe"), str):
+        return resolve(options_class, given, given_source=source)
+    recipe = load_recipe(given["recipe"])
+    return resolve(options_class, given, recipe.options, recipe.name, source, recipe.places)
+
+
+def _lines(node: yaml.Node) -> dict[str, tuple[int, yaml.Node]]:
+    """Key → (its line, the node of its value) of a mapping node."""
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    return {str(key.value): (key.start_mark.line + 1, value) for key, value in node.value}
+
+
+def _band(rows: Any) -> tuple[tuple[float, float, float], ...] | None:
+    """The rows as numbers (YAML reads 1e6 as text), None if they are not a band."""
+    try:
+        band = tuple((float(tokens), float(low), float(high)) for tokens, low, high in rows)
+    except (TypeError, ValueError):
+        return None
+    return band if all(low <= high for _, low, high in band) else None
