@@ -20,6 +20,7 @@ from gptloom.config.options import Options
 from gptloom.config.problems import COMMAND_LINE
 from gptloom.config.recipes import resolve_with_recipe
 from gptloom.config.resolve import Resolved
+from gptloom.observe.terminal import terminal
 
 DONE, OUR_FAULT, USER_INPUT, GUARD, BROKEN_OFF = 0, 1, 2, 3, 130
 
@@ -69,9 +70,10 @@ def refuse_command(arguments: Sequence[str], names: Sequence[str]) -> int:
 def _guarded(program: str, work: Callable[[Output], int], arguments: Sequence[str]) -> int:
     """Runs ``work`` and answers every way it can end as the exit codes promise."""
     _use_utf8()
+    # Looked up by hand, because mistakes in the options themselves are answered in JSON too.
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    # Looked up by hand, because errors in reading the options are answered in JSON too.
-    out = Output(as_json="--json" in options, quiet="--quiet" in options)
+    out = Output(as_json="--json" in options)
+    was_quiet, terminal.quiet = terminal.quiet, "--quiet" in options
     stray = contextlib.redirect_stdout(sys.stderr) if out.as_json else contextlib.nullcontext()
     try:
         with stray:
@@ -91,6 +93,9 @@ def _guarded(program: str, work: Callable[[Output], int], arguments: Sequence[st
     except Exception as error:
         traceback.print_exc()
         return _fail(out, [_our_fault(program, error)], OUR_FAULT)
+    finally:
+        terminal.end_live()
+        terminal.quiet = was_quiet
 
 
 def _use_utf8() -> None:

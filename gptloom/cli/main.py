@@ -18,9 +18,9 @@ How to write a command. Its module (third column of ``TABLE``) holds ``COMMANDS`
     def run_show(resolved: Resolved[ShowOptions], out: Output) -> int | None:
         '''Shows a text as tokens.'''           # the docstring is the description in --help
         shown = show(resolved)                  # resolved.options.text, resolved.source("text"), .given("text")
-        out.say(f"{len(shown.ids)} tokens")     # for people: stdout (stderr under --json, nothing when --quiet)
-        out.result(shown.text)                  # for people: stdout, even when --quiet (nothing under --json)
-        out.table(("id", "text"), rows)         # for people: aligned columns, as ``result``
+        out.say(f"{len(shown.ids)} tokens")     # a message: stderr, nothing when --quiet
+        out.result(shown.text)                  # what was asked for: stdout, even when --quiet; nothing under --json
+        out.table(("id", "text"), rows, right=["id"])      # a table, as ``result``
         out.document({"ids": shown.ids})        # the one JSON document of --json (without --json: nothing)
         return None                             # the exit code; None is 0
 
@@ -30,6 +30,7 @@ How to write a command. Its module (third column of ``TABLE``) holds ``COMMANDS`
 * At import a command's module loads pydantic at most: torch, numpy, tokenizers, stages are imported in functions.
 * A command with ``JsonOption`` calls ``out.document`` exactly once on success. While it runs under ``--json``, stray
   prints go to stderr, and errors become ``{"error": [{"what", "where", "mend"}]}`` on stdout.
+* Messages of the work itself go through ``gptloom.observe.terminal.say``, which ``--quiet`` silences too.
 * User mistakes are ``UserError`` (exit 2), a guard's stop is ``GuardStop`` (3), Ctrl-C is 130, the rest is ours (1).
 * ``out.ask("question?", resolved.options.yes)``: True with ``--yes``, asks at a terminal, else refuses.
 * A recipe (``RecipeOptions``) is already merged into ``resolved`` when ``run`` is called. What the command derives

@@ -1,0 +1,72 @@
+"""How long ``gptloom --help`` takes, as a whole process, beside a Python that does nothing.
+
+    python bench/startup.py [--repeats 15] [--json]
+
+The target is 0.3 s. The two commands are run in turn, so that a busy moment of the machine meets both; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+TARGET_SECONDS = 0.3
+COMMANDS = {
+    "python -c pass": [sys.executable, "-c", "pass"],
+    "gptloom --help": [sys.executable, "-m", "gptloom", "--help"],
+}
+
+
+def seconds_of(command: list[str]) -> float:
+    """Wall time of one run of ``command``, its output thrown away."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def measure(repeats: int) -> dict[str, float]:
+    """Median seconds of each command over ``repeats`` runs, after one that fills the caches."""
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for repeat in range(repeats + 1):
+        for name, command in COMMANDS.items():
+            seconds = seconds_of(command)
+            if repeat:
+                times[name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> int:
+    """Measures, prints, and returns 1 when the target is missed."""
+    parser = argparse.ArgumentParser(description="time gptloom --help against an empty Python process")
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of each command (default: 15)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    medians = measure(arguments.repeats)
+    empty, ours = medians["python -c pass"], medians["gptloom --help"]
+    result = {
+        "seconds": medians,
+        "ratio": ours / empty,
+        "target_seconds": TARGET_SECONDS,
+        "reached": ours < TARGET_SECONDS,
+        "repeats": arguments.repeats,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        for name, seconds in medians.items():
+            print(f"{name:<16} {seconds * 1000:7.1f} ms")
+        print(
+            f"ratio {result['ratio']:.2f}, target {TARGET_SECONDS * 1000:.0f} ms: {'reached' if result['reached'] else 'missed'}"
+        )
+    return 0 if result["reached"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
