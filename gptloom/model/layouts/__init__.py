@@ -1,0 +1,29 @@
+"""The Hugging Face layouts in which models are written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.model import ModelConfig
+from gptloom.model.layouts.gpt2 import GPT2Layout
+from gptloom.model.layouts.layout import Layout
+from gptloom.model.layouts.nanochat import NanoChatLayout
+from gptloom.model.layouts.qwen3 import Qwen3Layout
+
+LAYOUTS: tuple[Layout, ...] = (GPT2Layout(), Qwen3Layout(), NanoChatLayout())
+
+
+def layout_for(config: ModelConfig) -> Layout:
+    """The layout that models of this family are written in."""
+    return next(layout for layout in LAYOUTS if layout.family == config.family)
+
+
+def layout_of(raw: Mapping[str, Any], where: str = "config.json") -> Layout:
+    """The layout that a config.json is written in; ``UserError`` with the known ones when ``model_type`` is another."""
+    for layout in LAYOUTS:
+        if raw.get("model_type") == layout.model_type:
+            return layout
+    known = ", ".join(layout.model_type for layout in LAYOUTS)
+    raise UserError(Problem(f"model_type {raw.get('model_type')!r} is not one gptloom can read; known: {known}", where))

@@ -1,0 +1,93 @@
+"""Folders and JSON files of a model on disk: a folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.errors import Problem, UserError
+
+CONFIG_FILE = "config.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ``UserError`` naming line and column where it is broken."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(Problem(f"broken JSON, column {error.colno}: {error.msg}", f"{path}:{error.lineno}")) from None
+    except UnicodeDecodeError as error:
+        raise UserError(Problem(f"byte {error.start} is not UTF-8", str(path))) from None
+    if not isinstance(document, dict):
+        raise UserError(Problem(f"expected a JSON object, found {type(document).__name__}", str(path)))
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes ``document`` as UTF-8 JSON, indented; infinities and NaN, which JSON has not, are a ``ValueError``."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty sibling to fill; when the block ends well it is synced and takes the place of ``folder``.
+
+    Raises:
+        UserError: ``folder`` exists, is not empty, and is no model folder.
+    """
+    if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(Problem("exists and is not a model folder; it is left as it is", str(folder), "another --out"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        _sync_folder(partial)
+        _swap(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _sync_folder(folder.parent)
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    # No portable call puts a folder in place of a full one: the old one steps aside, and comes back on failure.
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    folder.rename(aside / folder.name)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        (aside / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The process's umask; reading it means setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes names in ``folder`` durable. Windows cannot open a folder, and needs none of this."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,191 @@
+"""What a layout is: how one Hugging Face family spells a model's configuration and names and shapes its tensors.
+
+Layouts know plain tensors and JSON only; files are the business of ``model/store.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.model import ModelConfig
+
+
+def _same_write(tensors: list[Tensor]) -> Tensor:
+    return tensors[0]
+
+
+def _same_read(tensor: Tensor) -> list[Tensor]:
+    return [tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of the folder, the tensors of the ``Transformer`` it holds, and the way there and back."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    write: Callable[[list[Tensor]], Tensor] = _same_write
+    read: Callable[[Tensor], list[Tensor]] = _same_read
+
+
+class Fields:
+    """Reads one ``config.json``, gathering everything that cannot be honoured so that it is said at once."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+        self._raw = raw
+        self.where = where
+        self.problems: list[Problem] = []
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field's value; ``default`` where it is absent or null."""
+        value = self._raw.get(name)
+        return default if value is None else value
+
+    def get_or_null(self, name: str, default: Any) -> Any:
+        """The field's value, null included; ``default`` only where it is absent."""
+        return self._raw.get(name, default)
+
+    def must_be(self, name: str, *allowed: Any) -> None:
+        """The field is one of ``allowed`` (absent and null count as the first), else it is a problem."""
+        value = self.get(name, allowed[0])
+        if value not in allowed:
+            expected = " or ".join(repr(choice) for choice in dict.fromkeys(allowed))
+            self.problems.append(Problem(f"{name} is {value!r}; gptloom has only {expected}", self.where))
+
+    def plain_rotary(self, default_theta: float) -> float:
+        """The base of the rotary frequencies, from ``rope_parameters`` or ``rope_theta``; scaled ones are a problem."""
+        given = self.get("rope_parameters", {})
+        if not isinstance(given, Mapping):
+            self.problems.append(Problem(f"rope_parameters is {given!r}; expected an object", self.where))
+            given = {}
+        for source, kind in (("rope_parameters", given), ("rope_scaling", self.get("rope_scaling", {}))):
+            name = kind.get("rope_type", kind.get("type", "default")) if isinstance(kind, Mapping) else kind
+            if name != "default":
+                self.problems.append(Problem(f"{source} is of type {name!r}; gptloom has only 'default'", self.where))
+        return given.get("rope_theta", self.get("rope_theta", default_theta))
+
+
+class Layout(ABC):
+    """One family of ``transformers``: its config.json, its tensor names, and which ``ModelConfig`` it can hold."""
+
+    family: ClassVar[str]
+    model_type: ClassVar[str]
+    architecture: ClassVar[str]
+    prefix: ClassVar[str]  # of every tensor but the head; folders saved without it are understood
+    embedding: ClassVar[str]  # their name of the token embedding
+    fixed: ClassVar[Mapping[str, Any]]  # fields of ModelConfig that this family has in one form only
+
+    @abstractmethod
+    def describe(self, config: ModelConfig) -> dict[str, Any]:
+        """The family's own fields of config.json."""
+
+    @abstractmethod
+    def read(self, fields: Fields) -> dict[str, Any]:
+        """The fields of a ``ModelConfig`` but those of ``fixed``; what cannot be honoured goes to ``fields.problems``."""
+
+    @abstractmethod
+    def block_rules(self, config: ModelConfig, index: int) -> Iterator[Rule]:
+        """The tensors of block ``index``."""
+
+    @abstractmethod
+    def outer_rules(self, config: ModelConfig) -> Iterator[Rule]:
+        """The tensors before and after the blocks, without the head."""
+
+    def unfit(self, config: ModelConfig) -> list[Problem]:
+        """Why ``config`` cannot be written in this layout: one problem a field."""
+        return [
+            Problem(f"{name} is {getattr(config, name)!r}; the {self.model_type} layout holds only {value!r}")
+            for name, value in self.fixed.items()
+            if getattr(config, name) != value
+        ]
+
+    def to_config(
+        self, config: ModelConfig, dtype: str = "float32", eot_id: int | None = None, pad_id: int | None = None
+    ) -> dict[str, Any]:
+        """config.json as ``transformers`` reads it; ``dtype`` as torch names it, ids None where no tokenizer is known.
+
+        Every id is written, null included: left out, the defaults of ``transformers`` would creep in.
+
+        Raises:
+            UserError: ``config`` has a field that this layout cannot hold.
+        """
+        problems = self.unfit(config)
+        if problems:
+            raise UserError(*problems)
+        return {
+            "architectures": [self.architecture],
+            "model_type": self.model_type,
+            **self.describe(config),
+            "tie_word_embeddings": config.tied_head,
+            "bos_token_id": eot_id,
+            "eos_token_id": eot_id,
+            "pad_token_id": pad_id,
+            # Both spellings: transformers 5 and vLLM read dtype, what is older reads torch_dtype.
+            "dtype": dtype,
+            "torch_dtype": dtype,
+        }
+
+    def from_config(self, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """The ``ModelConfig`` of a config.json.
+
+        Fields that the family's class in ``transformers`` does not know are ignored there and here.
+
+        Raises:
+            UserError: every field that asks for something gptloom does not have, at once.
+        """
+        fields = Fields(raw, where)
+        for name in ("quantization_config", "auto_map"):
+            if fields.get(name):
+                fields.problems.append(
+                    Problem(f"{name} is set; gptloom reads plain weights and runs its own code", where)
+                )
+        values = self.read(fields)
+        config = None
+        try:
+            config = ModelConfig(family=self.family, **self.fixed, **values)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                name = ".".join(str(part) for part in detail["loc"])
+                fields.problems.append(Problem(f"{name} is {detail['input']!r}: {detail['msg']}", where))
+        except UserError as error:
+            fields.problems += [Problem(problem.what, where, problem.mend) for problem in error.problems]
+        if fields.problems or config is None:
+            raise UserError(*fields.problems)
+        return config
+
+    def rules(self, config: ModelConfig) -> Iterator[Rule]:
+        """Every tensor of the folder. A tied head is stored once, as the embedding."""
+        yield from self.outer_rules(config)
+        for index in range(config.n_layer):
+            yield from self.block_rules(config, index)
+        if not config.tied_head:
+            yield Rule("lm_head.weight", ("head.weight",))
+
+    def canonical(self, stored: Iterable[str]) -> dict[str, str]:
+        """Names as ``rules`` spells them -> names as stored. A bare model is saved without the prefix: it is put back."""
+        return {
+            name if name.startswith((self.prefix, "lm_head.")) else self.prefix + name: name
+            for name in stored
+            if not self.is_buffer(name)
+        }
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a stored tensor is no weight: old files carry tables that are computed today."""
+        return name.endswith("rotary_emb.inv_freq")
+
+    def to_tensors(self, state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+        """(their name, contiguous tensor) one by one from a state by our names, so that no second copy is held."""
+        for rule in self.rules(config):
+            yield rule.theirs, rule.write([state[name] for name in rule.ours]).contiguous()
+
+    def from_tensors(self, fetch: Callable[[str], Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+        """(our name, tensor) one after another; ``fetch`` gives a tensor by the name of ``rules``. May be views."""
+        for rule in self.rules(config):
+            yield from zip(rule.ours, rule.read(fetch(rule.theirs)), strict=True)
