@@ -26,9 +26,10 @@ def from_vocabulary(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]])
     """
     if END_OF_TEXT not in vocab:
         raise ValueError(f"{END_OF_TEXT} is not in the vocabulary")
-    tokenizer_json = byte_level(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]})
-    tokenizer = Tokenizer(tokenizer_json, "bpe")
-    return Tokenizer(tokenizer_json, "gpt2") if tokenizer.hash == GPT2_HASH else tokenizer
+    tokenizer = Tokenizer(byte_level(vocab, merges, {END_OF_TEXT: vocab[END_OF_TEXT]}), "bpe")
+    if tokenizer.hash == GPT2_HASH:
+        tokenizer.kind = "gpt2"
+    return tokenizer
 
 
 def from_files(vocabulary_file: Path, merges_file: Path) -> Tokenizer:

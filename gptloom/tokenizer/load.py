@@ -126,7 +126,7 @@ def _from_json(path: Path) -> Tokenizer:
 
 
 def guess_kind(settings: dict[str, Any]) -> str:
-    """The kind of a ``tokenizer.json`` that does not say: one of gptloom's where it encodes the same, else ``other``."""
+    """The kind of a ``tokenizer.json`` that does not say: one of ours where it encodes the same, else ``other``."""
     model, split = settings["model"], settings.get("pre_tokenizer") or {}
     decoder = (settings.get("decoder") or {}).get("type")
     special_only = all(token.get("special") for token in settings.get("added_tokens", ()))

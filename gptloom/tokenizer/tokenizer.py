@@ -78,11 +78,10 @@ class Tokenizer:
         if eot_token not in self._vocab:
             raise ValueError(f"the end-of-text token {eot_token!r} is not in the vocabulary")
         self.vocab_size = max(self._vocab.values()) + 1
-        self._added = {token_id: token.content for token_id, token in self._plain.get_added_tokens_decoder().items()}
+        added = self._plain.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
         self.special_tokens = {
-            token.content: token_id
-            for token_id, token in sorted(self._plain.get_added_tokens_decoder().items())
-            if token.special
+            added[token_id].content: token_id for token_id in sorted(added) if added[token_id].special
         }
         self.special_tokens.setdefault(eot_token, self._vocab[eot_token])
         self.eot_id = self._vocab[eot_token]
@@ -201,7 +200,7 @@ class Tokenizer:
         return table
 
     def _bytes_of(self, token: str, token_id: int) -> bytes:
-        if token_id in self._added or self.kind in ("characters", "words"):
+        if token_id in self._added_ids or self.kind in ("characters", "words"):
             return token.encode("utf-8")
         if self._is_byte_level:
             values = letter_bytes()
