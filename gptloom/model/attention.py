@@ -93,7 +93,9 @@ def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> 
     Computed afresh in fp32 (fp64 for fp64 models): a table kept in bf16 would lose the far positions.
     """
     wide = torch.promote_types(dtype, torch.float32)
-    exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.int64).to(wide) / config.head_dim
+    exponent = (
+        torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.int64).to(wide) / config.head_dim
+    )
     angles = positions[:, None, :, None].to(wide) * (1.0 / config.rope_theta**exponent)
     return angles.cos(), angles.sin()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +44,9 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(Problem("exists and is not a model folder; it is left as it is", str(folder), "another --out"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    partial = _sibling(folder, "part")
     try:
-        partial.chmod(0o777 & ~_umask())
+        partial.mkdir()
         yield partial
         for path in partial.iterdir():
             with path.open("rb+") as file:
@@ -64,22 +63,22 @@ def _swap(partial: Path, folder: Path) -> None:
         partial.rename(folder)
         return
     # No portable call puts a folder in place of a full one: the old one steps aside, and comes back on failure.
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    folder.rename(aside / folder.name)
+    aside = _sibling(folder, "old")
+    folder.rename(aside)
     try:
         partial.rename(folder)
     except BaseException:
-        (aside / folder.name).rename(folder)
+        aside.rename(folder)
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _umask() -> int:
-    """The process's umask; reading it means setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _sibling(folder: Path, purpose: str) -> Path:
+    """A hidden name next to ``folder`` that is this process's own and free."""
+    sibling = folder.with_name(f".{folder.name}.{os.getpid()}.{purpose}")
+    if sibling.exists():
+        shutil.rmtree(sibling)
+    return sibling
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from gptloom.model.block import Block
+
 if TYPE_CHECKING:
     from gptloom.model.transformer import Transformer
 
@@ -20,7 +22,8 @@ def _residual_outputs(model: Transformer) -> set[nn.Module]:
     """The layers that write into the residual stream."""
     outputs: set[nn.Module] = set()
     for block in model.blocks:
-        outputs |= {block.attention.out, block.mlp.down}  # type: ignore[union-attr]
+        assert isinstance(block, Block)
+        outputs |= {block.attention.out, block.mlp.down}
     return outputs
 
 

@@ -1,0 +1,104 @@
+"""The vocabulary head in chunks: linear -> soft-cap -> cross-entropy and their gradients, without all logits at once.
+
+For 50,257 ids the logits are the largest tensor of a step. Here a chunk of tokens at a time becomes logits, loss and
+gradient while it is in the cache; sums are in fp32 at least. ``plain_cross_entropy`` is the slow twin.
+
+Legend: N tokens, D width, V vocabulary, n tokens in a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptloom.model.transformer import softcap
+
+LOGIT_BYTES = 128 << 20  # of a chunk's logits: big products, bounded memory
+ROWS_BYTES = 8 << 20  # of the fp32 rows worked on at a time on a CPU: stays in the cache
+
+
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
+) -> Tensor:
+    """hidden [..., D], weight [V, D], targets [...] -> the fp32 sum of weights * -log p(target)."""
+    flat_weights = torch.ones(targets.numel(), device=hidden.device) if weights is None else weights.reshape(-1)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    result: Tensor = _ChunkedCrossEntropy.apply(flat, weight, targets.reshape(-1), flat_weights, cap)
+    return result
+
+
+def plain_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
+) -> Tensor:
+    """The reference of ``cross_entropy``: all logits at once, gradients by autograd."""
+    logits = softcap(F.linear(hidden, weight), cap)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).view(-1, weight.shape[0])
+    losses = F.cross_entropy(wide, targets.reshape(-1), reduction="none")
+    return losses.sum() if weights is None else (losses * weights.reshape(-1)).sum()
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Both gradients are made in the forward pass, where the logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, cap: float | None
+    ) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight: Tensor | None = None
+        chunk = max(1, LOGIT_BYTES // (weight.shape[0] * hidden.element_size()))
+        for start in range(0, hidden.shape[0], chunk):
+            part = slice(start, start + chunk)
+            rows = hidden[part]
+            logits = rows @ weight.t()
+            total += _loss_and_gradient(logits, targets[part], weights[part], cap, wants_hidden or wants_weight)
+            if grad_hidden is not None:
+                torch.mm(logits, weight, out=grad_hidden[part])
+            if wants_weight:
+                product = logits.t() @ rows
+                if hidden.shape[0] <= chunk:
+                    grad_weight = product
+                elif grad_weight is None:
+                    grad_weight = product.to(wide)
+                else:
+                    grad_weight += product
+        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.gradients
+        ctx.gradients = None, None
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.mul_(grad)
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(grad).to(ctx.dtype)
+        return grad_hidden, grad_weight, None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, cap: float | None, gradient: bool) -> Tensor:
+    """Sum of weighted losses of ``logits`` [n, V], which is overwritten by its gradient where one is wanted."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    step = logits.shape[0]
+    if logits.device.type == "cpu":
+        step = max(1, ROWS_BYTES // (logits.shape[1] * 4))
+    total = torch.zeros((), dtype=wide, device=logits.device)
+    for start in range(0, logits.shape[0], step):
+        part = slice(start, start + step)
+        scores = softcap(logits[part].to(wide), cap)
+        log_sum = scores.logsumexp(dim=1, keepdim=True)
+        target = targets[part, None]
+        row_weights = weights[part, None].to(wide)
+        total += ((log_sum - scores.gather(1, target)) * row_weights).sum()
+        if gradient:
+            slope = None if cap is None else 1 - (scores / cap).square()
+            probabilities = scores.sub_(log_sum).exp_()
+            probabilities.scatter_add_(1, target, torch.full_like(log_sum, -1.0)).mul_(row_weights)
+            logits[part] = probabilities if slope is None else probabilities.mul_(slope)
+    return total

@@ -1,0 +1,136 @@
+"""Checkpoints: ``step-00000500/`` with the model folder, the optimizer's tensors and, written last, ``state.json``.
+
+The weights are the fp32 masters, stored once, in the same layout as any model folder. A checkpoint is written under a
+temporary name, checksummed, synced and renamed: one that has its name and its state.json is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import write_text
+from gptloom.train.run import Run
+
+VERSION = 1
+FOLDER, STATE, MODEL, OPTIMIZER = "checkpoints", "state.json", "model", "optimizer.safetensors"
+SaveModel = Callable[[Path], None]
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> Path:
+    """Writes the checkpoint of the present step; ``save_model(folder)`` writes the model folder, masters and all.
+
+    ``facts`` is what a resumed run compares itself with: threads, versions, hashes.
+    """
+    target = run.path / FOLDER / name_of(run.state.step)
+    if target.exists():
+        return target
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_model(part / MODEL)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in run.optimizer.state_tensors().items()}
+    save_file(tensors, part / OPTIMIZER)
+    document = {
+        "version": VERSION,
+        "run": asdict(run.state),
+        "guard": run.guard.state(),
+        "loss_scale": run.optimizer.loss_scale and asdict(run.optimizer.loss_scale),
+        "facts": facts,
+        "sha256": {
+            path.relative_to(part).as_posix(): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()
+        },
+    }
+    for path in part.rglob("*"):
+        _sync(path)
+    write_text(part / STATE, json.dumps(document, indent=1) + "\n")
+    _sync(part)
+    part.rename(target)
+    _sync(target.parent)
+    run.emit("checkpoint", sync=True, path=f"{FOLDER}/{target.name}", kind="last")
+    return target
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """Every finished checkpoint of a run by its step, in order."""
+    found = {}
+    for path in (run / FOLDER).glob("step-*"):
+        digits = path.name.removeprefix("step-")
+        if digits.isdigit() and (path / STATE).exists():
+            found[int(digits)] = path
+    return dict(sorted(found.items()))
+
+
+def prune(run: Path, keep_last: int, keep_steps: set[int]) -> None:
+    """Deletes all but the last ``keep_last`` checkpoints and those of ``keep_steps``."""
+    steps = list(checkpoints(run).items())
+    for step, path in steps[: max(0, len(steps) - keep_last)]:
+        if step not in keep_steps:
+            shutil.rmtree(path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint, after every file has been compared with its checksum. UserError when one differs."""
+    document: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if document["version"] > VERSION:
+        message = f"made by a newer gptloom (checkpoint version {document['version']}, this one knows {VERSION})"
+        raise UserError(Problem(message, str(path), "pip install --upgrade gptloom"))
+    problems = []
+    for name, expected in document["sha256"].items():
+        if not (path / name).exists():
+            problems.append(Problem("the file is missing", str(path / name)))
+        elif _sha256(path / name) != expected:
+            problems.append(Problem("the file is damaged: its checksum differs", str(path / name)))
+    if problems:
+        others = [str(other) for other in checkpoints(path.parent.parent).values() if other != path]
+        mend = f"rm -r {path}, then resume from {others[-1]}" if others else "train again: no other checkpoint is left"
+        raise UserError(*problems, Problem("the checkpoint cannot be used", str(path), mend))
+    return document
+
+
+def restore(run: Run, path: Path, document: dict[str, Any]) -> None:
+    """Puts optimizer, guard and loss scale of ``run`` back; the caller has loaded the model's masters."""
+    with safe_open(str(path / OPTIMIZER), framework="pt") as file:
+        run.optimizer.load_state_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+    run.guard.load(document["guard"])
+    if run.optimizer.loss_scale is not None and document["loss_scale"] is not None:
+        for name, value in document["loss_scale"].items():
+            setattr(run.optimizer.loss_scale, name, value)
+
+
+def masters_state(run: Run) -> dict[str, torch.Tensor]:
+    """The fp32 masters by parameter name."""
+    return {name: tensor.detach() for name, tensor in run.optimizer.masters.tensors.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows syncs no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # a read-only handle cannot be synced on every system; the rename still orders the writes
+        if os.name != "nt":
+            raise
+    finally:
+        os.close(handle)

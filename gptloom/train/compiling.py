@@ -1,0 +1,26 @@
+"""torch.compile per block: all blocks share one compiled code object; without a compiler everything runs eagerly."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from torch import nn
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would use on a CPU, or None."""
+    names = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
+    return next((name for name in names if shutil.which(name)), None)
+
+
+def compile_blocks(blocks: nn.ModuleList) -> None:
+    """Compiles each block for static shapes. Nothing happens until the first forward pass, which may raise."""
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
+def uncompile(blocks: nn.ModuleList) -> None:
+    """Back to eager."""
+    for block in blocks:
+        block._compiled_call_impl = None

@@ -1,0 +1,73 @@
+"""The hooks every training uses: evaluating, saving, stopping early. Each looks at ``train`` events and acts by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gptloom.train.checkpoint import prune
+from gptloom.train.run import Run
+from gptloom.train.validation import Validation
+
+Event = dict[str, Any]
+
+
+def due(event: Event, run: Run, every: int) -> bool:
+    """Whether a hook that works every so many steps, and after the last one, should work now."""
+    return event["type"] == "train" and (run.state.step % every == 0 or run.state.step == run.settings.steps)
+
+
+class Evaluate:
+    """Validation every ``every`` steps and at the end; keeps the best step and how many evaluations came since."""
+
+    def __init__(self, validate: Callable[[Run], Validation], every: int) -> None:
+        self.validate, self.every = validate, every
+
+    def __call__(self, event: Event, run: Run) -> None:
+        if due(event, run, self.every):
+            self.now(run)
+
+    def now(self, run: Run) -> None:
+        started = time.perf_counter()
+        result = self.validate(run)
+        state = run.state
+        state.valid_loss, state.bits_per_byte = result.loss, result.bits_per_byte
+        if state.best_value is None or result.loss < state.best_value:
+            state.best_step, state.best_value, state.stale_evaluations = state.step, result.loss, 0
+        else:
+            state.stale_evaluations += 1
+        run.emit(
+            "evaluate",
+            valid_loss=result.loss,
+            bits_per_byte=result.bits_per_byte,
+            perplexity=result.perplexity,
+            losses=result.losses,
+            best_step=state.best_step,
+            seconds=time.perf_counter() - started,
+        )
+
+
+class Patience:
+    """Stops the run when the last ``evaluations`` evaluations brought no better one."""
+
+    def __init__(self, evaluations: int) -> None:
+        self.evaluations = evaluations
+
+    def __call__(self, event: Event, run: Run) -> str | None:
+        return "stop" if event["type"] == "evaluate" and run.state.stale_evaluations >= self.evaluations else None
+
+
+class Save:
+    """A checkpoint every ``every`` steps, at the end and when the run is asked to stop; the last two and the best are kept."""
+
+    def __init__(self, save: Callable[[Run], object], every: int, keep_last: int = 2) -> None:
+        self.save, self.every, self.keep_last = save, every, keep_last
+
+    def __call__(self, event: Event, run: Run) -> None:
+        best_now = event["type"] == "evaluate" and run.state.best_step == run.state.step
+        if due(event, run, self.every) or best_now or event["type"] == "closing":
+            self.save(run)
+            kept = {run.state.best_step} if run.state.best_step is not None else set()
+            prune(run.path, self.keep_last, kept)
+            run.write_state()

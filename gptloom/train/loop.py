@@ -1,0 +1,127 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gptloom.config.errors import GuardStop
+from gptloom.data.batch import Batch
+from gptloom.train.objective import Objective
+from gptloom.train.optimizers import Optimizer
+from gptloom.train.run import Hook, Run
+
+
+def fit(
+    run: Run,
+    objective: Objective,
+    batches: Callable[[int], Batch],
+    model: nn.Module,
+    optimizer: Optimizer,
+    hooks: Sequence[Hook] = (),
+) -> Run:
+    """Trains ``model`` in place from ``run.state.step`` to ``run.settings.steps``.
+
+    ``batches(step)`` gives the global batch of a step (the first is 0), always the same for the same step. Evaluation,
+    sampling, saving and stopping are ``hooks``, called with every event in the order listed; one that returns "stop"
+    ends the run after the step. They see each step's ``train`` event, of which every ``log_every``-th is written, and a
+    ``closing`` event (never written) after the last step. GuardStop when updates keep being refused.
+    """
+    run.model, run.optimizer, run.hooks = model, optimizer, hooks
+    settings, state = run.settings, run.state
+    meter = _Meter(run)
+    with run.working():
+        run.emit("start", steps=settings.steps, **run.summary)
+        while state.step < settings.steps and not run.check_stop():
+            model.train()
+            batch = batches(state.step)
+            losses = forward_backward(run, objective, batch, model, optimizer)
+            norm = float(optimizer.gradient_norm())
+            loss = sum(objective.weights[term] * value for term, value in losses.items())
+            refusal = run.guard.refuse(state.step, loss, norm)
+            if refusal is None:
+                if settings.clip and norm > settings.clip:
+                    optimizer.scale_gradients(settings.clip / norm)
+                optimizer.step(settings.schedule(state.step) if settings.schedule else 1.0)
+            optimizer.zero_grad()
+            state.step += 1
+            state.tokens += batch.tokens
+            meter.step_done(batch.tokens)
+            if refusal is not None:
+                run.emit("guard", sync=True, reason=refusal, action="update skipped", loss=loss, grad_norm=norm)
+                if run.guard.exhausted:
+                    raise GuardStop(run.guard.diagnosis(optimizer.lr))
+            last = state.step == settings.steps
+            run.emit(
+                "train",
+                write=last or state.step % settings.log_every == 0 or state.step == 1,
+                loss=loss,
+                losses=losses,
+                lr=optimizer.lr,
+                grad_norm=norm,
+                tokens=state.tokens,
+                **meter.speed(),
+            )
+            meter.resume()
+        run.emit("closing", write=False)
+        model.eval()
+    return run
+
+
+def forward_backward(
+    run: Run, objective: Objective, batch: Batch, model: nn.Module, optimizer: Optimizer
+) -> dict[str, float]:
+    """Gradients of the whole batch into the optimizer's masters; returns each term's loss per item.
+
+    Every term is divided by its count over the *global* batch, so that the result does not depend on the micro-batch.
+    """
+    settings = run.settings
+    counts = {term: count for term, count in objective.count(batch).items() if count > 0}
+    sums = dict.fromkeys(counts, 0.0)
+    for index, micro in enumerate(batch.split(settings.micro_batch or len(batch.ids))):
+        torch.manual_seed(draw_seed(settings.seed, run.state.step, index))
+        terms = objective.loss(model, micro.to(run.device))
+        parts = [objective.weights[term] * terms[term] / count for term, count in counts.items()]
+        optimizer.backward(torch.stack(parts).sum())
+        for term in counts:
+            sums[term] += float(terms[term].detach())
+    return {term: sums[term] / count for term, count in counts.items()}
+
+
+def draw_seed(*numbers: int) -> int:
+    """A 63-bit seed for the draws inside the net, from (seed, step, micro-batch, ...)."""
+    digest = hashlib.blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class _Meter:
+    """Tokens per second of training alone: the time hooks take is left out of the speed, not of the run's seconds."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.mark = self.started = time.perf_counter()
+        self.rate = 0.0
+
+    def step_done(self, tokens: int) -> None:
+        elapsed = time.perf_counter() - self.started
+        rate = tokens / elapsed if elapsed > 0 else 0.0
+        # A running mean over about 20 steps: one slow step should be seen, not taken for the speed.
+        self.rate = rate if self.rate == 0.0 else 1 / (0.95 / self.rate + 0.05 / rate)
+
+    def speed(self) -> dict[str, Any]:
+        settings = self.run.settings
+        values: dict[str, Any] = {"tokens_per_second": self.rate}
+        if settings.flops_per_token and settings.peak_flops:
+            values["mfu"] = self.rate * settings.flops_per_token / settings.peak_flops
+        return values
+
+    def resume(self) -> None:
+        """After the hooks: the next step's time begins here."""
+        now = time.perf_counter()
+        self.run.state.seconds += now - self.mark
+        self.mark = self.started = now

@@ -1,0 +1,205 @@
+"""The run folder: state, events, lock, stop requests. One folder is one training, however often it was resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import write_text
+from gptloom.observe.events import EventLog, next_attempt
+from gptloom.train.guards import Guard
+from gptloom.train.lock import RunLock
+from gptloom.train.schedules import Schedule
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gptloom.train.optimizers import Optimizer
+
+VERSION = 1
+STATE, EVENTS, STOP = "state.json", "events.jsonl", "stop"
+Hook = Callable[[dict[str, Any], "Run"], str | None]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What the loop itself must know; everything else is in batches, objective, model, optimizer and hooks."""
+
+    steps: int
+    schedule: Schedule | None = None  # None: constant
+    micro_batch: int | None = None  # rows of a forward pass; None: the whole batch at once
+    clip: float = 1.0  # largest global gradient norm; 0: no clipping
+    seed: int = 1337  # of dropout
+    log_every: int = 1  # steps between train events that are written
+    flops_per_token: float | None = None
+    peak_flops: float | None = None  # for MFU
+
+
+@dataclass
+class RunState:
+    """What ``state.json`` holds: where the run is and why it is not running, if so."""
+
+    state: str = "running"  # running, paused, finished, failed
+    reason: str = ""
+    step: int = 0
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # of training, evaluation and saving, over all attempts
+    best_step: int | None = None
+    best_value: float | None = None
+    stale_evaluations: int = 0  # evaluations since the best one
+    valid_loss: float | None = None
+    bits_per_byte: float | None = None
+
+
+class Run:
+    """A training in a folder. ``fit`` moves ``state.step`` on; hooks may read everything and call ``emit``."""
+
+    def __init__(self, path: Path, settings: LoopSettings, state: RunState) -> None:
+        self.path = path
+        self.settings = settings
+        self.state = state
+        self.state.steps = settings.steps
+        self.guard = Guard()
+        self.hooks: Sequence[Hook] = ()
+        self.summary: dict[str, Any] = {}  # shown in the start event
+        self.stopping: str | None = None
+        self._signal: str | None = None
+        self.device = torch.device("cpu")
+        self.model: nn.Module
+        self.optimizer: Optimizer
+        self._log: EventLog | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, settings: LoopSettings, *, overwrite: bool = False) -> Run:
+        """A new run folder. UserError when there is a run already and ``overwrite`` is not given."""
+        folder = Path(path)
+        prepare_folder(folder, overwrite=overwrite)
+        return cls(folder, settings, RunState())
+
+    def emit(self, type: str, *, write: bool = True, sync: bool = False, **fields: Any) -> None:
+        """Appends an event (unless ``write`` is false) and shows it to every hook, in the order listed."""
+        if write:
+            assert self._log is not None, "events are emitted inside `working`"
+            event = self._log.append(type, step=self.state.step, sync=sync, **fields)
+        else:
+            event = {"type": type, "step": self.state.step, **fields}
+        for hook in self.hooks:
+            if hook(event, self) == "stop" and self.stopping is None:
+                self.stopping = f"finished: {getattr(hook, '__name__', hook.__class__.__name__)} asked to stop"
+
+    def write_state(self) -> None:
+        write_text(self.path / STATE, json.dumps({"version": VERSION, **asdict(self.state)}, indent=1) + "\n")
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Holds the lock, listens for signals, and leaves a state that says how it ended."""
+        lock = RunLock(self.path)
+        lock.acquire()
+        try:
+            (self.path / STOP).unlink(missing_ok=True)
+            self.state.state, self.state.reason = "running", ""
+            self._log = EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS))
+            self.write_state()
+            with self._signals():
+                yield
+        except KeyboardInterrupt:
+            self._end("failed", "broken off by a second Ctrl-C")
+            raise
+        except BaseException as error:
+            self._end("failed", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise
+        else:
+            finished = self.stopping is None or self.stopping.startswith("finished")
+            reason = (self.stopping or f"{self.settings.steps} steps").removeprefix("finished: ")
+            self._end("finished" if finished else "paused", reason)
+        finally:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+            lock.release()
+
+    def _end(self, state: str, reason: str) -> None:
+        self.state.state, self.state.reason = state, reason
+        if self._log is not None:
+            self.emit("end", sync=True, state=state, reason=reason)
+        self.write_state()
+
+    def check_stop(self) -> bool:
+        """Whether the run should end now: a signal, a hook or ``gptloom stop``."""
+        if self.stopping is None and self._signal is not None:
+            self.stopping = self._signal
+        if self.stopping is None and (self.path / STOP).exists():
+            self.stopping = "stop was asked for"
+        return self.stopping is not None
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM, SIGHUP and the first Ctrl-C end the run at the next step; a second Ctrl-C leaves at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self._signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._signal = signal.Signals(number).name
+
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {name: signal.signal(getattr(signal, name), on_signal) for name in names}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(getattr(signal, name), handler)
+
+
+def read_state(run: Path) -> RunState:
+    """The state of a run. UserError when the folder is no run, or was made by a newer gptloom."""
+    path = run / STATE
+    try:
+        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(Problem("not a run folder: it has no state.json", str(run), "gptloom runs")) from None
+    except ValueError as error:
+        raise UserError(Problem(f"not valid JSON ({error})", str(path), "restore the file from a copy")) from None
+    if document.get("version", 0) > VERSION:
+        message = f"made by a newer gptloom (state version {document['version']}, this one knows {VERSION})"
+        raise UserError(Problem(message, str(path), "pip install --upgrade gptloom"))
+    known = RunState.__dataclass_fields__
+    return RunState(**{key: value for key, value in document.items() if key in known})
+
+
+def prepare_folder(folder: Path, *, overwrite: bool) -> None:
+    """Makes ``folder`` ready for a new run: nothing of an earlier one is replaced unless ``overwrite`` is given."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(Problem("there is a file of this name", str(folder), "another --out"))
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / STATE).exists():
+            raise UserError(Problem("the folder is not empty and holds no run", str(folder), "another --out"))
+        if not overwrite:
+            mend = f"gptloom resume {folder}, another --out, or --overwrite"
+            raise UserError(Problem("there is a run in this folder already", str(folder), mend))
+        lock = RunLock(folder)
+        lock.acquire()
+        lock.release()
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"the folder cannot be written ({error.strerror})"
+        raise UserError(Problem(message, str(folder), "another --out")) from None
