@@ -13,6 +13,10 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 
 CONFIG_FILE = "config.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+CONVERT = (
+    'python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained({!r}).save_pretrained({!r})"'
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -32,6 +36,14 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes ``document`` as UTF-8 JSON, indented; infinities and NaN, which JSON has not, are a ``ValueError``."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def refuse_pickle(path: Path) -> UserError:
+    """Why a pickled file is not opened, and how to convert the folder it lies in."""
+    folder = path.parent
+    convert = CONVERT.format(str(folder), str(folder.with_name(folder.name + "-safetensors")))
+    reason = "pickled weights: opening a pickle runs whatever code its maker put in, so gptloom reads safetensors only"
+    return UserError(Problem(reason, str(path), f"where you trust the file, convert it: {convert}"))
 
 
 @contextmanager

@@ -12,13 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.model.folder import PICKLES, refuse_pickle
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-CONVERT = (
-    'python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained({!r}).save_pretrained({!r})"'
-)
 
 
 class WeightFiles:
@@ -86,14 +83,6 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(_damaged(path, f"the file has {size:,} bytes and its header promises {end:,}"))
     tensors: dict[str, dict[str, Any]] = header
     return tensors
-
-
-def refuse_pickle(path: Path) -> UserError:
-    """Why a pickled file is not opened, and how to convert the folder it lies in."""
-    folder = path.parent
-    convert = CONVERT.format(str(folder), str(folder.with_name(folder.name + "-safetensors")))
-    reason = "pickled weights: opening a pickle runs whatever code its maker put in, so gptloom reads safetensors only"
-    return UserError(Problem(reason, str(path), f"where you trust the file, convert it: {convert}"))
 
 
 def _damaged(path: Path, what: str) -> Problem:

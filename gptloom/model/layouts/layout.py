@@ -88,7 +88,7 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, fields: Fields) -> dict[str, Any]:
-        """The fields of a ``ModelConfig`` but those of ``fixed``; what cannot be honoured goes to ``fields.problems``."""
+        """The fields of a ``ModelConfig`` but ``fixed``; what cannot be honoured goes to ``fields.problems``."""
 
     @abstractmethod
     def block_rules(self, config: ModelConfig, index: int) -> Iterator[Rule]:
@@ -169,7 +169,7 @@ class Layout(ABC):
             yield Rule("lm_head.weight", ("head.weight",))
 
     def canonical(self, stored: Iterable[str]) -> dict[str, str]:
-        """Names as ``rules`` spells them -> names as stored. A bare model is saved without the prefix: it is put back."""
+        """Names as ``rules`` spells them -> names as stored: a bare model is saved without the prefix."""
         return {
             name if name.startswith((self.prefix, "lm_head.")) else self.prefix + name: name
             for name in stored

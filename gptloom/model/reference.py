@@ -1,0 +1,157 @@
+"""What a model reference means: a run folder, ``runs/x@500``, a checkpoint, a model folder, or a preset. No torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.model import FAMILIES, SIZES, is_preset, presets
+from gptloom.model.folder import CONFIG_FILE, PICKLES, refuse_pickle
+
+RUNS = Path("runs")
+STATE_FILE, CHECKPOINTS, MODEL, FINAL = "state.json", "checkpoints", "model", "final"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a reference names.
+
+    Attributes:
+        kind: ``run`` (weights of a run), ``model`` (a model folder) or ``preset`` (untrained).
+        path: the model folder that holds the weights; None for a preset.
+        run: the run folder, for a run.
+        step: the checkpoint's step; None for a run's ``final/``, a model folder or a preset.
+        preset: the preset's name.
+    """
+
+    kind: Literal["run", "model", "preset"]
+    path: Path | None = None
+    run: Path | None = None
+    step: int | None = None
+    preset: str | None = None
+
+
+def resolve_reference(text: str) -> Resolved:
+    """Finds what ``text`` names. An existing path wins over a preset of the same name.
+
+    A run stands for its ``final/``, else its best, else its last checkpoint; ``@500``, ``@best`` and ``@last`` choose
+    one. A checkpoint without ``state.json`` is unfinished and is not seen.
+
+    Raises:
+        UserError: nothing there (with the nearest names), a pickle, a run without weights, or no such checkpoint.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        raise _no_model_file(path)
+    if path.is_dir():
+        return _of_folder(path)
+    if "@" in text:
+        folder, _, which = text.rpartition("@")
+        run = Path(folder).expanduser()
+        if run.is_dir():
+            return _at(run, which)
+    if is_preset(text):
+        return Resolved("preset", preset=text)
+    raise UserError(_unknown(text))
+
+
+def finished_checkpoints(run: Path) -> dict[int, Path]:
+    """Step -> folder of every finished checkpoint of a run, in order."""
+    found = {}
+    for path in (run / CHECKPOINTS).glob("step-*"):
+        step = path.name.removeprefix("step-")
+        if step.isdigit() and (path / STATE_FILE).is_file():
+            found[int(step)] = path
+    return dict(sorted(found.items()))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` is a run's (a checkpoint has a state.json as well, but its model lies in it)."""
+    if (folder / CONFIG_FILE).is_file() or (folder / MODEL).is_dir():
+        return False
+    return any((folder / name).exists() for name in (STATE_FILE, CHECKPOINTS, FINAL))
+
+
+def _of_folder(folder: Path) -> Resolved:
+    if (folder / CONFIG_FILE).is_file():
+        return Resolved("model", folder)
+    if (folder / MODEL / CONFIG_FILE).is_file():
+        if not (folder / STATE_FILE).is_file():
+            raise UserError(Problem(f"an unfinished checkpoint: it has no {STATE_FILE}", str(folder)))
+        return Resolved("model", folder / MODEL)
+    if not is_run(folder):
+        pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
+        if pickles:
+            raise refuse_pickle(pickles[0])
+        what = f"neither a model folder (it has no {CONFIG_FILE}) nor a run (no {STATE_FILE})"
+        raise UserError(Problem(what, str(folder), _nearest_run(str(folder))))
+    if (folder / FINAL / CONFIG_FILE).is_file():
+        return Resolved("run", folder / FINAL, folder)
+    found = finished_checkpoints(folder)
+    if not found:
+        raise UserError(Problem("the run has saved no weights yet", str(folder), f"gptloom resume {folder}"))
+    best = _best_step(folder)
+    return _checkpoint(folder, best if best in found else max(found))
+
+
+def _at(run: Path, which: str) -> Resolved:
+    if not is_run(run):
+        raise UserError(Problem(f"@{which} chooses a checkpoint of a run, and this is no run folder", str(run)))
+    found = finished_checkpoints(run)
+    kept = "kept: " + ", ".join(f"@{step}" for step in found) if found else "it keeps none"
+    if which == "last" and found:
+        return _checkpoint(run, max(found))
+    if which == "best":
+        best = _best_step(run)
+        if best is None:
+            raise UserError(Problem("no evaluation has chosen a best step in this run", str(run), kept))
+        if best in found:
+            return _checkpoint(run, best)
+        raise UserError(Problem(f"the best step was {best}, and its checkpoint is not there", str(run), kept))
+    if which.isdecimal() and int(which) in found:
+        return _checkpoint(run, int(which))
+    expected = "" if which.isdecimal() or which == "last" else "; after @ comes a step, best or last"
+    raise UserError(Problem(f"there is no checkpoint @{which}{expected}", str(run), kept))
+
+
+def _checkpoint(run: Path, step: int) -> Resolved:
+    return Resolved("run", finished_checkpoints(run)[step] / MODEL, run, step)
+
+
+def _best_step(run: Path) -> int | None:
+    path = run / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        best = json.loads(path.read_text(encoding="utf-8")).get("best_step")
+    except (ValueError, AttributeError):
+        raise UserError(Problem("broken JSON", str(path), f"name the checkpoint: {run}@last")) from None
+    return best if isinstance(best, int) else None
+
+
+def _no_model_file(path: Path) -> UserError:
+    if path.suffix in PICKLES:
+        return refuse_pickle(path)
+    mend = f"its folder: {path.parent}" if path.suffix == ".safetensors" else None
+    return UserError(Problem("a model is a folder, and this is a file", str(path), mend))
+
+
+def _unknown(text: str) -> Problem:
+    return Problem(f"no run, model folder or preset is called {text!r}", mend=_nearest_run(text))
+
+
+def _nearest_run(text: str) -> str:
+    """The names near ``text`` among the runs here and the presets; a bare name also means a run of that name."""
+    runs = [path.as_posix() for path in sorted(RUNS.glob("*")) if is_run(path)] if RUNS.is_dir() else []
+    same = [run for run in runs if Path(run).name == Path(text.rpartition("@")[0] or text).name]
+    if same:
+        return f"did you mean {same[0]}?"
+    # A mistyped bare name is to find runs/NAME too, so both spellings are candidates.
+    spelled = {Path(run).name: run for run in runs} if Path(text).name == text else {run: run for run in runs}
+    line = nearest(text, [*spelled, *presets(), *SIZES, *FAMILIES])
+    for name, run in spelled.items():
+        line = line.replace(f" {name}", f" {run}") if name != run else line
+    return line
