@@ -1,4 +1,4 @@
-"""What a user names as data (files, folders, globs, weights), turned into a list of readable files, or into good advice."""
+"""What a user names as data (files, folders, globs, weights) becomes a list of readable files, or good advice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gptloom.config.errors import Problem, UserError
+from gptloom.config.errors import Problem, UserError, nearest
 
 Format = Literal["text", "jsonl", "csv", "parquet"]
 
@@ -32,7 +32,7 @@ REFUSED: dict[str, tuple[str, str]] = {  # suffix: (what it is, the mend)
     ".epub": ("an e-book, not plain text", "pandoc FILE.epub -t plain --wrap=none -o FILE.txt"),
     ".xlsx": ("a spreadsheet, not plain text", "save the sheet as CSV and name its column with --text-column"),
     ".json": ("one JSON value, not one per line", "jq -c '.[]' FILE.json > FILE.jsonl"),
-    ".tsv": ("tab-separated values", "python -m csv is not enough: save the table as CSV (commas, quoted cells)"),
+    ".tsv": ("tab-separated values", "save the table as CSV (commas, quoted cells)"),
     ".zip": _ARCHIVE,
     ".tar": _ARCHIVE,
     ".tgz": _ARCHIVE,
@@ -69,15 +69,15 @@ def data_suffix(path: Path) -> str:
 def expand_inputs(data: Sequence[str]) -> list[Source]:
     """Files, folders (searched deeply, hidden entries skipped) and globs, each with an optional ``@WEIGHT``, as files.
 
-    The order is that of ``data``, and sorted by path inside a folder or glob. A folder or glob yields the files whose
+    The order is that of ``data``, and sorted by path inside a folder or glob. Folders and globs yield the files whose
     suffix is known; a file that is named itself is read as plain text when its suffix is unknown. Raises ``UserError``
-    with everything that is wrong: missing, empty or unreadable formats, nothing found, a weight of 0, a file given twice.
+    with all that is wrong: missing, empty or unreadable files, nothing found, a weight of 0, a file given twice.
     """
     problems: list[Problem] = []
     sources: list[Source] = []
     for entry in data:
         try:
-            name, weight = _split_weight(entry)
+            name, weight = split_weight(entry)
             sources += [Source(path, weight) for path in _find(name)]
         except UserError as error:
             problems += error.problems
@@ -98,7 +98,8 @@ def expand_inputs(data: Sequence[str]) -> list[Source]:
     return sources
 
 
-def _split_weight(entry: str) -> tuple[str, float]:
+def split_weight(entry: str) -> tuple[str, float]:
+    """``"file.jsonl@0.5"`` as path and weight (1 where none is written); a file of that very name wins."""
     match = re.fullmatch(r"(.+)@(\d+\.?\d*|\.\d+)", entry)
     if match is None or Path(entry).exists():
         return entry, 1.0
@@ -117,7 +118,7 @@ def _find(name: str) -> list[Path]:
     elif path.exists():
         return [path]
     elif glob.has_magic(name):
-        matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+        matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (absolute patterns)
         found = [file for match in matches for file in (_folder(match) if match.is_dir() else [match]) if _known(file)]
     else:
         raise UserError(Problem("no such file or folder", where=name, mend=_similar(path)))
@@ -139,8 +140,6 @@ def _known(path: Path) -> bool:
 
 
 def _similar(path: Path) -> str:
-    from gptloom.config.errors import nearest
-
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either; check the path"
     names = [other.name for other in path.parent.iterdir() if not other.name.startswith(".")]

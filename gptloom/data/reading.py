@@ -1,4 +1,4 @@
-"""Bytes of a file to text: decompression, encodings, byte order marks and line ends, with the place of what is wrong."""
+"""Bytes of a file to text: decompression, encoding, byte order mark and line ends, and the place of what is wrong."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gptloom.config.errors import Problem, UserError, nearest
 
@@ -34,7 +34,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, decompressed by its suffix; damaged data raises ``UserError`` while it is read."""
     import zstandard
 
-    openers = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
     opener = openers.get(path.suffix.lower())
     try:
         with opener(path, "rb") if opener else path.open("rb") as stream:
