@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 from gptloom.tokenizer.layout import UNKNOWN
 from gptloom.tokenizer.tokenizer import Tokenizer
@@ -14,6 +14,19 @@ from gptloom.tokenizer.tokenizer import Tokenizer
 BATCH_CHARACTERS = 1 << 22  # text held and encoded at a time
 LISTED = 20  # tokens in each list of a report
 SHOWN_FAILURES = 5
+
+
+class Piece(Protocol):
+    """A document or, where ``ends`` is False, a part of one: what the data room's documents look like."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def ends(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class RoundTripFailure:
-    """A document that does not come back from its ids: where, and both texts around the first difference."""
+    """A text that does not come back from its ids: where it begins, and both texts around the first difference."""
 
     place: str
     character: int
@@ -93,12 +106,12 @@ def show_tokens(tokenizer: Tokenizer, text: str, *, special: bool = False) -> li
 
 
 def report_on(
-    tokenizer: Tokenizer, documents: Iterable[tuple[str, str]], others: Mapping[str, Tokenizer] | None = None
+    tokenizer: Tokenizer, documents: Iterable[Piece], others: Mapping[str, Tokenizer] | None = None
 ) -> TokenizerReport:
     """Measure a tokenizer, in one pass and bounded memory.
 
     Args:
-        documents: pairs of a place (``file:line``) and a text.
+        documents: what to measure on; the parts of a document follow each other.
         others: further tokenizers by name, to compare with; single bytes are always compared with.
 
     Raises:
@@ -110,14 +123,14 @@ def report_on(
     other_tokens = dict.fromkeys(others, 0)
     failures: list[RoundTripFailure] = []
     for batch in _batches(documents):
-        texts = [text for _, text in batch]
-        for (place, text), ids in zip(batch, tokenizer.encode_batch(texts), strict=True):
+        texts = [piece.text for piece in batch]
+        for piece, text, ids in zip(batch, texts, tokenizer.encode_batch(texts), strict=True):
             counts.update(ids)
-            totals["documents"] += 1
+            totals["documents"] += piece.ends
             totals["characters"] += len(text)
             totals["bytes"] += len(text.encode("utf-8"))
             totals["words"] += len(text.split())
-            if failure := _round_trip(tokenizer, place, text, ids):
+            if failure := _round_trip(tokenizer, f"{piece.source}:{piece.line}", text, ids):
                 totals["failures"] += 1
                 failures = [*failures, failure][:SHOWN_FAILURES]
         for name, other in others.items():
@@ -182,12 +195,12 @@ def _round_trip(tokenizer: Tokenizer, place: str, text: str, ids: list[int]) -> 
     return RoundTripFailure(place, at, text[around], back[around])
 
 
-def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
+def _batches(documents: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
     held = 0
-    for place, text in documents:
-        batch.append((place, text))
-        held += len(text)
+    for piece in documents:
+        batch.append(piece)
+        held += len(piece.text)
         if held >= BATCH_CHARACTERS:
             yield batch
             batch, held = [], 0

@@ -214,7 +214,7 @@ class Tokenizer:
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, from which ``transformers`` gives equal ids."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The figures of a report, counted by hand."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -8,9 +9,17 @@ from gptloom.tokenizer import train_tokenizer
 from gptloom.tokenizer.report import report_on, show_tokens
 
 
+@dataclass(frozen=True)
+class Piece:
+    text: str
+    source: str = "a.txt"
+    line: int = 1
+    ends: bool = True
+
+
 def test_figures_on_a_text_small_enough_to_count() -> None:
     tokenizer = train_tokenizer("words", ["we speak we hear é\n"], None)  # we, ·we, ·speak, ·hear, ·é, \n
-    report = report_on(tokenizer, [("a.txt:1", "we we é\n"), ("a.txt:2", "we shout\n")])
+    report = report_on(tokenizer, [Piece("we we é\n", ends=False), Piece("we shout\n", line=2), Piece("")])
     assert (report.documents, report.characters, report.bytes, report.words, report.tokens) == (2, 17, 18, 5, 7)
     assert report.bytes_per_token == pytest.approx(18 / 7)
     assert report.characters_per_token == pytest.approx(17 / 7)
@@ -28,7 +37,7 @@ def test_figures_on_a_text_small_enough_to_count() -> None:
 def test_comparison_with_bytes_and_others() -> None:
     text = "to be or not to be " * 20
     bpe, characters = train_tokenizer("bpe", [text], None), train_tokenizer("chars", [text], None)
-    report = report_on(bpe, [("t", text)], {"chars": characters})
+    report = report_on(bpe, [Piece(text)], {"chars": characters})
     assert [(row.name, row.tokens, row.bytes_per_token) for row in report.comparisons] == [
         ("bytes", len(text), 1.0),
         ("chars", len(text), 1.0),
@@ -47,11 +56,11 @@ def test_reports_and_rows_are_plain_json() -> None:
         {"id": 0x20, "text": "·", "bytes": "20"},
         {"id": 257, "text": "<|pad|>", "bytes": ""},
     ]
-    report = json.loads(json.dumps(report_on(tokenizer, [("x:1", "ab")]).as_json()))
+    report = json.loads(json.dumps(report_on(tokenizer, [Piece("ab")]).as_json()))
     assert report["most_frequent"][0] == {"id": 97, "text": "a", "bytes": "61", "count": 1}
     assert report["unused_ids"] == 254
 
 
 def test_a_report_needs_text() -> None:
     with pytest.raises(ValueError, match="text"):
-        report_on(train_tokenizer("bytes", [""], None), [("x:1", "")])
+        report_on(train_tokenizer("bytes", [""], None), [Piece("")])
