@@ -46,19 +46,15 @@ class PassageIndex:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._sums = _prefix_sums(text)
+        self._hashed = _HashedText(text)
 
     def contains_windows(self, sample: str, length: int) -> NDArray[np.bool_]:
         """For each window of ``length`` characters of the sample, whether it stands in the text (by 64-bit hash)."""
-        wanted = _window_hashes(_prefix_sums(sample), length)
-        distinct, back = np.unique(wanted, return_inverse=True)
-        if not len(distinct):
-            return np.zeros(0, np.bool_)
-        present = _window_hashes(self._sums, length)
-        place = np.minimum(np.searchsorted(distinct, present), len(distinct) - 1)
-        found = np.zeros(len(distinct), np.bool_)
-        found[place[distinct[place] == present]] = True
-        return found[back]
+        wanted = _HashedText(sample).windows(length)
+        present = self._hashed.windows(length)
+        possible = np.zeros(1 << 20, np.bool_)  # by the hash's highest 20 bits: nearly all of the text falls through
+        possible[wanted >> np.uint64(44)] = True
+        return np.isin(wanted, present[possible[present >> np.uint64(44)]])
 
     def longest_passage(self, sample: str) -> str:
         """The longest passage of the sample that stands in the text, the first of several; bisects its length."""
@@ -79,22 +75,23 @@ class PassageIndex:
         return ""
 
 
+class _HashedText:
+    """Polynomial hashes modulo 2^64 of all windows of a text, of any length, from one set of prefix sums."""
+
+    def __init__(self, text: str) -> None:
+        characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+        self._sums = np.zeros(len(characters) + 1, np.uint64)  # Σ c_i B^i over the first n characters
+        np.cumsum(characters * _powers(_BASE, len(characters)), out=self._sums[1:])
+        self._inverses = _powers(_INVERSE, len(characters))
+
+    def windows(self, length: int) -> NDArray[np.uint64]:
+        """The hash of each window of ``length`` characters: a difference of sums, moved to exponent 0."""
+        count = max(0, len(self._sums) - length)
+        return (self._sums[length : length + count] - self._sums[:count]) * self._inverses[:count]
+
+
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
-
-
-def _prefix_sums(text: str) -> NDArray[np.uint64]:
-    """Σ c_i B^i modulo 2^64 over the first n characters, for n from 0."""
-    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    sums = np.zeros(len(characters) + 1, np.uint64)
-    np.cumsum(characters * _powers(_BASE, len(characters)), out=sums[1:])
-    return sums
-
-
-def _window_hashes(sums: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
-    """Polynomial hash of every window: the difference of two prefix sums, moved to exponent 0."""
-    count = max(0, len(sums) - length)
-    return (sums[length : length + count] - sums[:count]) * _powers(_INVERSE, count)
 
 
 def _powers(base: int, count: int) -> NDArray[np.uint64]:

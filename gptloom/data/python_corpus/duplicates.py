@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 RUN_LENGTH = 5  # words
-MOST_SEEN = 0.6  # share of a text's runs that may have stood before
+MOST_SEEN = 0.5  # share of a text's runs that may have stood before
 
 _WORD = re.compile(r"\w+")
 
@@ -13,7 +13,7 @@ _WORD = re.compile(r"\w+")
 class SeenText:
     """Remembers every run of five words of the texts it took in, and tells when a new text is made of them.
 
-    A text is a near-duplicate when more than 60 % of its runs stand in earlier texts, taken together: so a chapter that
+    A text is a near-duplicate when more than half of its runs stand in earlier texts, taken together: so a chapter that
     repeats three others is found too, which no pairwise comparison of whole texts sees. Case, punctuation and line
     breaks do not count. A text shorter than five words is one run: it goes only when it was seen as a whole. Feed the
     training texts first: then what is left of the held-out ones is new.

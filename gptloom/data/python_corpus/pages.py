@@ -41,5 +41,5 @@ class Page:
 
 def clean_text(text: str) -> str:
     """``inspect.cleandoc``, without trailing blanks and without characters that do not print."""
-    lines = inspect.cleandoc(text).splitlines()
+    lines = inspect.cleandoc(text).split("\n")
     return "\n".join(_UNPRINTABLE.sub("", line).rstrip() for line in lines).strip("\n")

@@ -1,0 +1,107 @@
+"""The corpus of the running Python: built once for these tests, since it takes some seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptloom.config.errors import UserError
+from gptloom.data.python_corpus import DOCUMENT_SEPARATOR, PythonCorpus, build, build_python_corpus, heldout_examples
+from gptloom.data.python_corpus.pages import Entry, Page
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> PythonCorpus:
+    return build_python_corpus(tmp_path_factory.mktemp("corpus") / "python")
+
+
+def documents(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split(DOCUMENT_SEPARATOR)
+
+
+def test_one_byte_in_five_is_an_interactive_example_in_both_parts(corpus):
+    for part in ("train", "valid"):
+        share = corpus.counts[f"{part}_example_bytes"] / corpus.counts[f"{part}_bytes"]
+        assert 0.19 < share < 0.21
+    assert corpus.counts["train_bytes"] == corpus.train.stat().st_size > 1_000_000
+
+
+def test_valid_is_the_held_out_pages_and_then_the_sessions(corpus):
+    both = documents(corpus.valid_modules)[:-1] + documents(corpus.valid_examples)[:-1]
+    valid = documents(corpus.valid)
+    assert [document for document in valid if document in set(both)] == both
+    assert len(valid) == len(both) + 2
+
+
+def test_no_held_out_module_is_trained_on(corpus):
+    modules = {name for name in corpus.held_out if not name.startswith("topic ")}
+    assert modules and len(modules) < len(corpus.held_out)
+
+    def modules_of(path: Path) -> set[str]:
+        headings = [text.split(":", 1)[0] for text in documents(path) if text.startswith("Help on module ")]
+        return {heading.removeprefix("Help on module ").split(".")[0].lstrip("_") for heading in headings}
+
+    assert modules_of(corpus.valid_modules) <= modules
+    assert not modules_of(corpus.train) & modules
+
+
+def test_kinds_are_interleaved(corpus):
+    is_session = [text.startswith(">>> ") for text in documents(corpus.train)]
+    halves = is_session[: len(is_session) // 2], is_session[len(is_session) // 2 :]
+    assert all(0.4 * sum(is_session) < sum(half) < 0.6 * sum(is_session) for half in halves)
+
+
+def test_held_out_questions_never_stand_in_training(corpus):
+    questions = heldout_examples(corpus.folder)
+    assert len(questions) == corpus.counts["heldout_examples"] == 1000
+    train = set(corpus.train.read_text(encoding="utf-8").split("\n"))
+    assert not [q.prompt for q in questions if q.kind != "function" and q.prompt.rstrip("\n") in train]
+    described = json.loads((corpus.folder / "corpus.json").read_text(encoding="utf-8"))["held_out"]
+    assert described["words"] and described["pairs"] and described["functions"]
+
+
+def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(corpus, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from gptloom.data.python_corpus import build_python_corpus;"
+        "corpus = build_python_corpus(Path(sys.argv[1])); print(corpus.hash, len(corpus.notes))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-OO", "-c", code, str(tmp_path / "again")]
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
+    assert printed == [corpus.hash, str(len(corpus.notes))]
+
+
+def test_a_finished_corpus_is_taken_as_it_is_and_a_changed_one_is_written_again(corpus):
+    before = corpus.train.stat().st_mtime_ns
+    assert build_python_corpus(corpus.folder) == corpus
+    assert corpus.train.stat().st_mtime_ns == before
+    text = corpus.valid.read_text(encoding="utf-8")
+    corpus.valid.write_text("spoilt", encoding="utf-8")
+    assert build_python_corpus(corpus.folder) == corpus
+    assert corpus.valid.read_text(encoding="utf-8") == text
+
+
+def library(n_pages: int) -> list[Page]:
+    texts = [" ".join(f"word{'abcdefghij'[i % 10]} m{number} t{i}" for i in range(400)) for number in range(n_pages)]
+    words = " ".join(a + b + c for a in "bdfghklmnprst" for b in "aeiou" for c in "bdfghklmnprst")
+    pages = [Page("module", f"m{number}", "Help", (Entry("", text),)) for number, text in enumerate(texts)]
+    return [*pages, Page("topic", "topic words", "", (Entry("", words),))]
+
+
+def test_another_seed_changes_the_examples_but_nothing_that_is_held_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "collect_pages", lambda: (library(30), ["a note"]))
+    one, other = (build_python_corpus(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    assert one.hash != other.hash
+    assert one.held_out == other.held_out
+    assert one.valid_modules.read_text(encoding="utf-8") == other.valid_modules.read_text(encoding="utf-8")
+    assert one.notes == ("a note",)
+
+
+def test_a_python_without_any_text_is_refused_with_the_reasons(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "collect_pages", lambda: (library(1), ["no sources", "no manual"]))
+    with pytest.raises(UserError, match=r"no sources; no manual\n.*--corpus PATH"):
+        build_python_corpus(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
