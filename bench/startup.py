@@ -2,7 +2,7 @@
 
     python bench/startup.py [--repeats 15] [--json]
 
-The target is 0.3 s. The two commands are run in turn, so that a busy moment of the machine meets both; medians are shown.
+The target is 0.3 s. The two commands take turns, so that a busy moment of the machine meets both; medians are shown.
 """
 
 from __future__ import annotations
@@ -62,9 +62,8 @@ def main() -> int:
     else:
         for name, seconds in medians.items():
             print(f"{name:<16} {seconds * 1000:7.1f} ms")
-        print(
-            f"ratio {result['ratio']:.2f}, target {TARGET_SECONDS * 1000:.0f} ms: {'reached' if result['reached'] else 'missed'}"
-        )
+        verdict = "reached" if result["reached"] else "missed"
+        print(f"ratio {result['ratio']:.2f}, target {TARGET_SECONDS * 1000:.0f} ms: {verdict}")
     return 0 if result["reached"] else 1
 
 

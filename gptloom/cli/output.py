@@ -24,7 +24,7 @@ class Output:
         terminal.say(text)
 
     def result(self, text: str = "") -> None:
-        """A line of what was asked for on stdout: printed even when quiet, replaced by the document under ``--json``."""
+        """A line of what was asked for, on stdout: also when quiet, but not under ``--json``, which has the document."""
         if not self.as_json:
             print(text, file=self.stdout, flush=True)
 

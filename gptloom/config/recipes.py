@@ -7,12 +7,13 @@ A recipe file::
     command: pretrain
     options:                 # option names of the command, each with the source of its value as a comment
       d_model: 128
-    band:                    # optional: the loss to expect, as [tokens, lowest, highest]
+    band:                    # optional: the validation loss to expect after so many tokens: [tokens, lowest, highest]
       - [100_000, 2.3, 2.8]
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -110,9 +111,10 @@ def parse_recipe(text: str, where: str, default_name: str) -> Recipe:
 
 def resolve_with_recipe(options_class: type[OptionsT], given: Mapping[str, Any], source: str) -> Resolved[OptionsT]:
     """``resolve``, with the recipe that ``given`` names, if the command takes recipes and one is named."""
-    if "recipe" not in option_fields(options_class) or not isinstance(given.get("recipe"), str):
+    reference = given.get("recipe")
+    if "recipe" not in option_fields(options_class) or not isinstance(reference, str | os.PathLike):
         return resolve(options_class, given, given_source=source)
-    recipe = load_recipe(given["recipe"])
+    recipe = load_recipe(os.fspath(reference))
     return resolve(options_class, given, recipe.options, recipe.name, source, recipe.places)
 
 
