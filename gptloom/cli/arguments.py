@@ -40,7 +40,7 @@ def given_on_command_line(
 
     fields = option_fields(options)
     _refuse(name, fields, arguments)
-    shape = TypedDict("shape", {option: _shape(field) for option, field in fields.items()}, total=False)  # type: ignore
+    shape = TypedDict("shape", {option: _shape(option, field) for option, field in fields.items()}, total=False)  # type: ignore
     lists, rest = _take_lists(fields, arguments)
     printed = io.StringIO()
     try:
@@ -77,7 +77,7 @@ def _is_pair(field: FieldInfo) -> bool:
     return bool in (field.annotation, *get_args(field.annotation)) and not _is_plain_flag(field)
 
 
-def _shape(field: FieldInfo) -> Any:
+def _shape(option: str, field: FieldInfo) -> Any:
     """What tyro needs to know of an option: text, several texts or a flag, and its line in the help."""
     from tyro import conf
 
@@ -90,7 +90,7 @@ def _shape(field: FieldInfo) -> Any:
         hint = ""
     else:
         hint = f"(default: {' '.join(map(str, default)) if is_list(field) else default})"
-    metavar = None if kind is bool else _metavar(field)
+    metavar = None if kind is bool else _metavar(option, field)
     marks = [conf.arg(help=described, metavar=metavar, help_behavior_hint=hint)]
     if is_positional(field):
         marks.append(conf.Positional)
@@ -99,9 +99,10 @@ def _shape(field: FieldInfo) -> Any:
     return Annotated[(kind, *marks)]
 
 
-def _metavar(field: FieldInfo) -> str:
+def _metavar(option: str, field: FieldInfo) -> str:
     named = [mark.text for mark in field.metadata if isinstance(mark, Metavar)]
-    kind = named[0] if named else "|".join(_kind_names(field.annotation))
+    unnamed = option.upper() if is_positional(field) else "|".join(_kind_names(field.annotation))
+    kind = named[0] if named else unnamed
     shown = f"{kind} ..." if is_list(field) else kind
     return f"[{shown}]" if is_positional(field) and not field.is_required() else shown
 

@@ -154,7 +154,7 @@ def test_help_lists_options_with_defaults_and_the_docstring(invoke: Invoke) -> N
     assert "--data TEXT ... text files" in text
     assert "--compile, --no-compile" in text and "--overwrite replace" in text and "no-overwrite" not in text
     assert "--device {auto,cpu,cuda,mps}" in text and "(default: auto)" in text
-    assert "[TEXT] what to start from" in text
+    assert "[BASE] what to start from" in text
 
 
 def raising(error: BaseException) -> Run:

@@ -117,3 +117,11 @@ def test_shipped_recipes_say_where_their_values_come_from(name: str) -> None:
     for place in recipe.places.values():
         number = int(place.rsplit(":", 1)[1])
         assert "#" in lines[number - 1], f"{place} names no source"
+
+
+def test_the_recipe_of_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (block,) = [block for block in page.split("```") if block.startswith("yaml\nname:")]
+    recipe = parse_recipe(block.removeprefix("yaml\n"), "mine.yaml", "mine")
+    resolve_with_recipe(PretrainOptions, {**recipe.options, "data": "a"}, "python")
+    assert recipe.band == ((1_536_000.0, 1.75, 2.0),)
