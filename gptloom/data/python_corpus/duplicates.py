@@ -8,6 +8,7 @@ RUN_LENGTH = 5  # words
 MOST_SEEN = 0.5  # share of a text's runs that may have stood before
 
 _WORD = re.compile(r"\w+")
+_DIGIT = re.compile(r"\d")
 
 
 class SeenText:
@@ -15,8 +16,9 @@ class SeenText:
 
     A text is a near-duplicate when more than half of its runs stand in earlier texts, taken together: so a chapter that
     repeats three others is found too, which no pairwise comparison of whole texts sees. Case, punctuation and line
-    breaks do not count. A text shorter than five words is one run: it goes only when it was seen as a whole. Feed the
-    training texts first: then what is left of the held-out ones is new.
+    breaks do not count, and words with a digit are all one word: ``cp1251`` is ``cp1252``. A text shorter than five
+    words is one run: it goes only when it was seen as a whole. Feed the training texts first: then what is left of the
+    held-out ones is new.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,6 @@ class SeenText:
 
 
 def _runs(text: str) -> set[str]:
-    words = _WORD.findall(text.lower())
+    words = ["0" if _DIGIT.search(word) else word for word in _WORD.findall(text.lower())]
     count = max(1, len(words) - RUN_LENGTH + 1) if words else 0
     return {" ".join(words[start : start + RUN_LENGTH]) for start in range(count)}
