@@ -38,8 +38,8 @@ METRICS = (
     Metric(
         "bits_per_byte",
         "Validation loss in bits per UTF-8 byte of text: comparable between tokenizers and with file compressors.",
-        "English: 2 to 3 for xz, 1.8 to 1.2 for small GPTs, below 1 for large ones. Untrained: 8 where a token is a byte, "
-        "about 4 with BPE, whose tokens are already pieces of words.",
+        "English: 2 to 3 for xz, 1.8 to 1.2 for small GPTs, below 1 for large ones. Untrained: 8 where a token is a "
+        "byte, about 4 with BPE, whose tokens are already pieces of words.",
         "Above what xz reaches on your text: train longer, or a larger model if the loss has become flat.",
     ),
     Metric(

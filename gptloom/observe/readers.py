@@ -18,7 +18,7 @@ MEASURED_TYPES = ("train", "evaluate")
 
 
 class Reader(Protocol):
-    """Called with every event once its line is in ``events.jsonl``, the attempt's ``start`` first; closed at the end."""
+    """Called with each event once its line is in ``events.jsonl``, the attempt's ``start`` first; closed at the end."""
 
     def __call__(self, event: Event) -> None: ...
 

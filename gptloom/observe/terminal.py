@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -225,34 +225,38 @@ def say(text: str = "") -> None:
 class ProgressReader:
     """Reads a run's events as they are written and shows them: the live line, and what is worth a line of its own.
 
-    Where the output is no terminal there is a plain line every ten seconds and one at every evaluation instead.
+    Where the output is no terminal there is a plain line every ten seconds of the run and one at every evaluation
+    instead. ``everything`` also shows starts and checkpoints, for who did not start the run and follows it.
     """
 
-    def __init__(self, terminal: Terminal = terminal) -> None:
+    def __init__(self, terminal: Terminal = terminal, everything: bool = False) -> None:
         self.terminal = terminal
+        self.everything = everything
         self.progress = Progress()
-        self._last_plain = -PLAIN_INTERVAL
+        self._last_plain = -math.inf
 
     def __call__(self, event: dict[str, Any]) -> None:
         self.progress.update(event)
         match event["type"]:
             case "train" | "evaluate":
-                self._show(forced=event["type"] == "evaluate")
+                self._show(event)
             case "sample" | "guard" | "end":
                 if event["type"] == "end" and self.progress.loss is not None:
                     self.terminal.say(progress_line(self.progress))
+                self.terminal.say(event_line(event))
+            case "start" | "checkpoint" if self.everything:
                 self.terminal.say(event_line(event))
 
     def close(self) -> None:
         self.terminal.end_live()
 
-    def _show(self, forced: bool) -> None:
+    def _show(self, event: dict[str, Any]) -> None:
         line = progress_line(self.progress)
         if self.terminal.moves:
             self.terminal.show_live(line)
-        elif forced or time.monotonic() - self._last_plain >= PLAIN_INTERVAL:
+        elif event["type"] == "evaluate" or event["time"] - self._last_plain >= PLAIN_INTERVAL:
             self.terminal.say(line)
-            self._last_plain = time.monotonic()
+            self._last_plain = event["time"]
 
 
 def print_table(

@@ -1,0 +1,172 @@
+"""Run folders from outside: what is in one, which there are, and following one while it trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.observe.events import read_events, tail_events
+
+Event = dict[str, Any]
+IsLocked = Callable[[Path], bool]
+"""Whether a live process holds the lock of a run folder."""
+
+BROKEN_OFF = "broken off"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder says about itself; parts that are not there yet are empty."""
+
+    folder: Path
+    events: list[Event]
+    config: dict[str, Any]
+    state: dict[str, Any]
+    card: dict[str, Any]
+    """``final/gptloom.json``: lineage, versions and metrics of the finished model."""
+
+    @property
+    def start(self) -> Event:
+        """The facts of all ``start`` events, later ones winning."""
+        return {key: value for event in self.of_type("start") for key, value in event.items()}
+
+    def of_type(self, type: str) -> list[Event]:
+        return [event for event in self.events if event["type"] == type]
+
+    def last(self, type: str, key: str) -> Any:
+        """The newest value of ``key`` in events of one type, None when there is none."""
+        values = [event[key] for event in self.of_type(type) if event.get(key) is not None]
+        return values[-1] if values else None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of ``gptloom runs``; times are Unix seconds, the size is in bytes."""
+
+    path: Path
+    state: str
+    reason: str | None
+    model: str | None
+    step: int
+    steps: int | None
+    loss: float | None
+    valid_loss: float | None
+    bits_per_byte: float | None
+    started: float | None
+    updated: float | None
+    size: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "path": str(self.path)}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run: an event log or a state file lies in it."""
+    return (folder / "events.jsonl").is_file() or (folder / "state.json").is_file()
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Reads everything small in a run folder. Raises UserError when it is no run, naming runs beside it that are."""
+    if not is_run(folder):
+        raise UserError(_no_run(folder))
+    return RunFiles(
+        folder=folder,
+        events=read_events(folder / "events.jsonl"),
+        config=_read_yaml(folder / "config.yaml"),
+        state=_read_json(folder / "state.json"),
+        card=_read_json(folder / "final" / "gptloom.json"),
+    )
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Every run folder below ``root``, in order of path; runs inside a run are not looked for."""
+    found = []
+    for folder, subfolders, _ in os.walk(root):
+        if is_run(Path(folder)):
+            found.append(Path(folder))
+            subfolders.clear()
+    return sorted(found)
+
+
+def list_runs(root: Path, is_locked: IsLocked) -> list[RunSummary]:
+    """The runs below ``root``, the one that moved last first. A run that cannot be read is listed as ``unreadable``."""
+    return sorted(
+        (summarise(folder, is_locked) for folder in find_runs(root)), key=lambda run: run.updated or 0, reverse=True
+    )
+
+
+def summarise(folder: Path, is_locked: IsLocked) -> RunSummary:
+    """One run in a line. ``running`` without a live lock is ``broken off``: its process died without a word."""
+    try:
+        run = read_run(folder)
+    except UserError as error:
+        run = RunFiles(folder, [], {}, {"state": "unreadable", "reason": str(error.problems[0].what)}, {})
+    state = run.state.get("state", "running")
+    if state == "running" and not is_locked(folder):
+        state = BROKEN_OFF
+    return RunSummary(
+        path=folder,
+        state=state,
+        reason=run.state.get("reason"),
+        model=run.start.get("model"),
+        step=max((event["step"] for event in run.events[-1:]), default=run.state.get("step", 0)),
+        steps=run.start.get("steps"),
+        loss=run.last("train", "loss"),
+        valid_loss=run.last("evaluate", "valid_loss"),
+        bits_per_byte=run.last("evaluate", "bits_per_byte"),
+        started=run.events[0]["time"] if run.events else None,
+        updated=run.events[-1]["time"] if run.events else None,
+        size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )
+
+
+def follow_events(folder: Path, is_locked: IsLocked, poll: float = 0.2) -> Iterator[Event]:
+    """The events of a run so far, then each new one, until the run ends or no live process works on it.
+
+    Raises UserError when the folder is no run.
+    """
+    if not is_run(folder):
+        raise UserError(_no_run(folder))
+    began = time.time()
+    for event in tail_events(folder / "events.jsonl", poll, stop=lambda: not is_locked(folder)):
+        yield event
+        if event["type"] == "end" and event["time"] >= began:  # an older one belongs to an attempt since resumed
+            return
+
+
+def _no_run(folder: Path) -> Problem:
+    if folder.is_dir():
+        what = "no run: neither events.jsonl nor state.json lies in this folder"
+    else:
+        what = "no such run folder"
+    beside = [str(run) for run in find_runs(folder.parent)] if folder.parent.is_dir() else []
+    mend = nearest(str(folder), beside) if beside else "gptloom runs lists the runs that are there"
+    return Problem(what, str(folder), mend)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(Problem(f"not JSON: {error}", str(path))) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(Problem(f"not YAML: {error}", str(path))) from error
+    return found if isinstance(found, dict) else {}
