@@ -31,7 +31,7 @@ def test_one_byte_in_five_is_an_interactive_example_in_both_parts(corpus):
 
 
 def test_valid_is_the_held_out_pages_and_then_the_sessions(corpus):
-    both = documents(corpus.valid_modules)[:-1] + documents(corpus.valid_examples)[:-1]
+    both = documents(corpus.valid_text)[:-1] + documents(corpus.valid_examples)[:-1]
     valid = documents(corpus.valid)
     assert [document for document in valid if document in set(both)] == both
     assert len(valid) == len(both) + 2
@@ -45,7 +45,7 @@ def test_no_held_out_module_is_trained_on(corpus):
         headings = [text.split(":", 1)[0] for text in documents(path) if text.startswith("Help on module ")]
         return {heading.removeprefix("Help on module ").split(".")[0].lstrip("_") for heading in headings}
 
-    assert modules_of(corpus.valid_modules) <= modules
+    assert modules_of(corpus.valid_text) <= modules
     assert not modules_of(corpus.train) & modules
 
 
@@ -97,7 +97,7 @@ def test_another_seed_changes_the_examples_but_nothing_that_is_held_out(monkeypa
     one, other = (build_python_corpus(tmp_path / str(seed), seed=seed) for seed in (1, 2))
     assert one.hash != other.hash
     assert one.held_out == other.held_out and one.counts["valid_pages"] == len(one.held_out) > 0
-    assert one.valid_modules.read_text(encoding="utf-8") == other.valid_modules.read_text(encoding="utf-8")
+    assert one.valid_text.read_text(encoding="utf-8") == other.valid_text.read_text(encoding="utf-8")
     assert one.notes == ("a note",)
 
 

@@ -24,7 +24,7 @@ DESCRIPTION = "corpus.json"
 class PythonCorpus:
     """The files of a corpus and what they were made of.
 
-    Documents in ``train`` and ``valid`` are parted by ``DOCUMENT_SEPARATOR``. ``valid`` is ``valid_modules`` (pages of
+    Documents in ``train`` and ``valid`` are parted by ``DOCUMENT_SEPARATOR``. ``valid`` is ``valid_text`` (pages of
     held-out modules and topics: what the yardsticks are measured on) followed by ``valid_examples`` (sessions about
     held-out operands, words and functions). ``hash`` names the training and validation text: figures measured on texts
     of different hashes do not compare.
@@ -46,7 +46,7 @@ class PythonCorpus:
         return self.folder / VALID
 
     @property
-    def valid_modules(self) -> Path:
+    def valid_text(self) -> Path:
         return self.folder / VALID_MODULES
 
     @property
