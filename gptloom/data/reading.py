@@ -9,6 +9,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,15 +30,55 @@ def check_encoding(encoding: str) -> None:
         ) from None
 
 
+class _ZstdStream(io.RawIOBase):
+    """Decompressed bytes of one or more frames. (The library's own reader takes a cut-off file for a whole one.)"""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import zstandard
+
+        self._file = file
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame = self._new_frame()
+        self._inside = False  # a frame has begun and not ended
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            packed = self._frame.unused_data or self._file.read(1 << 14)
+            if not packed:
+                if self._inside:
+                    raise EOFError("it ends inside a frame")
+                return 0
+            if self._frame.eof:
+                self._frame = self._new_frame()
+            self._ready = memoryview(self._frame.decompress(packed))
+            self._inside = not self._frame.eof
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, decompressed by its suffix; damaged data raises ``UserError`` while it is read."""
     import zstandard
 
-    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+    openers: dict[str, Callable[[Path], Any]] = {
+        ".gz": partial(gzip.open, mode="rb"),
+        ".xz": partial(lzma.open, mode="rb"),
+        ".zst": lambda packed: io.BufferedReader(_ZstdStream(packed.open("rb")), CHUNK_BYTES),
+    }
     opener = openers.get(path.suffix.lower())
     try:
-        with opener(path, "rb") if opener else path.open("rb") as stream:
+        with opener(path) if opener else path.open("rb") as stream:
             yield stream
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
         raise UserError(
