@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +132,14 @@ def follow_events(folder: Path, is_locked: IsLocked, poll: float = 0.2) -> Itera
     """
     if not is_run(folder):
         raise UserError(_no_run(folder))
-    began = time.time()
-    for event in tail_events(folder / "events.jsonl", poll, stop=lambda: not is_locked(folder)):
+    log = folder / "events.jsonl"
+    ends_to_pass = [event["type"] for event in read_events(log)].count("end")  # of attempts that were since resumed
+    for event in tail_events(log, poll, stop=lambda: not is_locked(folder)):
         yield event
-        if event["type"] == "end" and event["time"] >= began:  # an older one belongs to an attempt since resumed
-            return
+        if event["type"] == "end":
+            ends_to_pass -= 1
+            if ends_to_pass < 0:
+                return
 
 
 def _no_run(folder: Path) -> Problem:

@@ -150,9 +150,7 @@ def test_tail_replays_follows_and_waits_for_the_rest_of_a_half_written_line(tmp_
     path = tmp_path / "events.jsonl"
     done = threading.Event()
     seen: list[dict[str, Any]] = []
-    reader = threading.Thread(
-        target=lambda: seen.extend(tail_events(path, poll=0.001, stop=done.is_set)),
-    )
+    reader = threading.Thread(target=lambda: seen.extend(tail_events(path, poll=0.001, stop=done.is_set)), daemon=True)
     reader.start()  # before the file exists
     with EventLog(path) as log:
         written = [log.append("start", step=0), log.append("train", step=1, loss=1.0)]

@@ -70,7 +70,7 @@ def test_a_mistyped_run_is_told_its_neighbour(tmp_path: Path) -> None:
 def test_following_replays_an_old_end_goes_on_and_stops_at_the_new_one(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a")
     events = folder / "events.jsonl"
-    old_end = {"version": 1, "time": 5.0, "type": "end", "attempt": 0, "step": 4, "state": "paused"}
+    old_end = {"version": 1, "time": 4e9, "type": "end", "attempt": 0, "step": 4, "state": "paused"}
     with events.open("a", encoding="utf-8") as file:
         file.write(json.dumps(old_end) + "\n")
     seen: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def test_following_replays_an_old_end_goes_on_and_stops_at_the_new_one(tmp_path:
             if event == old_end:
                 replayed.set()
 
-    reader = threading.Thread(target=follow)
+    reader = threading.Thread(target=follow, daemon=True)
     reader.start()
     assert replayed.wait(timeout=20)
     with EventLog(events, attempt=1) as log:
