@@ -5,6 +5,8 @@ Legend: B rows, G key/value heads, S cache length, K head size, T new tokens.
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,22 @@ class KVCache:
         shape = (config.n_layer, batch, config.n_kv_head, length, config.head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.k.shape[1]
+
+    def rows(self, start: int, stop: int) -> KVCache:
+        """A view of the rows start..stop: what is written to it is written here."""
+        view = copy(self)
+        view.k, view.v = self.k[:, start:stop], self.v[:, start:stop]
+        return view
+
+    def copy_row(self, source: KVCache, start: int, target: int, length: int) -> None:
+        """Copies the first ``length`` tokens of row ``start`` of ``source`` (this cache or another) to row ``target``."""
+        self.k[:, target, :, :length] = source.k[:, start, :, :length]
+        self.v[:, target, :, :length] = source.v[:, start, :, :length]
 
     def layer(self, index: int, positions: Tensor) -> LayerCache:
         """Layer ``index``, about to be written at ``positions`` [B, T]."""
