@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "gptloom.interop.open:load",
     "fit": "gptloom.train.loop:fit",
-    "pretrain": "gptloom.stages.pretrain:pretrain",
-    "resume": "gptloom.stages.pretrain:resume",
+    "pretrain": "gptloom.cli.pretrain:pretrain",
+    "resume": "gptloom.cli.pretrain:resume",
     "quickstart": "gptloom.cli.quickstart:quickstart",
     "generate": "gptloom.cli.generate:generate",
     "evaluate": "gptloom.cli.evaluate:evaluate",

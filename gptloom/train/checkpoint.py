@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
+from gptloom.model.reference import finished_checkpoints
 from gptloom.train.run import Run
 
 VERSION = 1
@@ -66,19 +67,9 @@ def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> P
     return target
 
 
-def checkpoints(run: Path) -> dict[int, Path]:
-    """Every finished checkpoint of a run by its step, in order."""
-    found = {}
-    for path in (run / FOLDER).glob("step-*"):
-        digits = path.name.removeprefix("step-")
-        if digits.isdigit() and (path / STATE).exists():
-            found[int(digits)] = path
-    return dict(sorted(found.items()))
-
-
 def prune(run: Path, keep_last: int, keep_steps: set[int]) -> None:
     """Deletes all but the last ``keep_last`` checkpoints and those of ``keep_steps``."""
-    steps = list(checkpoints(run).items())
+    steps = list(finished_checkpoints(run).items())
     for step, path in steps[: max(0, len(steps) - keep_last)]:
         if step not in keep_steps:
             shutil.rmtree(path)
@@ -97,7 +88,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         elif _sha256(path / name) != expected:
             problems.append(Problem("the file is damaged: its checksum differs", str(path / name)))
     if problems:
-        others = [str(other) for other in checkpoints(path.parent.parent).values() if other != path]
+        others = [str(other) for other in finished_checkpoints(path.parent.parent).values() if other != path]
         mend = f"rm -r {path}, then resume from {others[-1]}" if others else "train again: no other checkpoint is left"
         raise UserError(*problems, Problem("the checkpoint cannot be used", str(path), mend))
     return document

@@ -13,6 +13,8 @@ Kind = Literal["cosine", "trapezoid", "linear", "constant"]
 class Schedule:
     """A factor on every learning rate: ``warmup`` steps up from 1/warmup, then by ``kind`` down to ``final`` at ``steps``.
 
+    Counted from step ``begin``: a run that is extended warms up and comes down again over the steps added.
+
     cosine: half a cosine over all remaining steps. linear: a straight line. trapezoid (warm-up, stable, decay): 1 until
     the last ``decay`` steps, then a straight line. constant: 1.
     """
@@ -22,18 +24,21 @@ class Schedule:
     kind: Kind = "cosine"
     final: float = 0.1
     decay: int = 0  # trapezoid only
+    begin: int = 0
 
     def __post_init__(self) -> None:
-        if self.warmup + self.decay > self.steps:
-            raise ValueError(f"warm-up {self.warmup} and decay {self.decay} are longer than the {self.steps} steps")
+        if self.warmup + self.decay > self.steps - self.begin:
+            raise ValueError(
+                f"warm-up {self.warmup} and decay {self.decay} do not fit in {self.steps - self.begin} steps"
+            )
 
     def __call__(self, step: int) -> float:
         """The factor for the update that makes step ``step + 1`` (the first update is step 0)."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
+        if step - self.begin < self.warmup:
+            return (step - self.begin + 1) / self.warmup
         if self.kind == "constant":
             return 1.0
-        start = self.steps - self.decay if self.kind == "trapezoid" else self.warmup
+        start = self.steps - self.decay if self.kind == "trapezoid" else self.begin + self.warmup
         if step < start:
             return 1.0
         done = min(1.0, (step - start) / max(1, self.steps - start))

@@ -1,0 +1,74 @@
+"""``gptloom pretrain`` and ``gptloom resume``: a text file in, a run folder with a trained GPT out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptloom.cli.framework import Command
+from gptloom.cli.output import Output
+from gptloom.config.pretrain import PretrainOptions, ResumeOptions
+from gptloom.config.python import call
+from gptloom.config.resolve import Resolved
+
+if TYPE_CHECKING:
+    from gptloom.stages.pretrain import DryRun
+    from gptloom.stages.trained import TrainedRun
+
+
+def pretrain(
+    base: str | Path | None = None, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any
+) -> TrainedRun | DryRun:
+    """Trains a GPT on text; the keywords are the options of ``gptloom pretrain``.
+
+    ``callbacks``: hooks ``f(event, run)``, called with every event after the run's own; "stop" ends the run.
+    """
+    from gptloom.stages import pretrain as stage
+
+    return call(PretrainOptions, lambda resolved: stage.pretrain(resolved, callbacks), {"base": base, **options})
+
+
+def resume(run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> TrainedRun:
+    """Continues a run where it stopped; the keywords are the options of ``gptloom resume``."""
+    from gptloom.stages import resume as stage
+
+    return call(ResumeOptions, lambda resolved: stage.resume(resolved, callbacks), {"run": run, **options})
+
+
+def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None:
+    """Trains a GPT on text files: a new one, or, with BASE, a trained model further.
+
+    What is not given is chosen from the text and the machine, and printed with its reason.
+    """
+    from gptloom.stages import pretrain as stage
+
+    result = stage.pretrain(resolved)
+    out.document(stage.as_document(result))
+    if not isinstance(result, stage.DryRun):
+        _say_next(result, out)
+    return None
+
+
+def run_resume(resolved: Resolved[ResumeOptions], out: Output) -> int | None:
+    """Continues a run exactly where it stopped; with a larger budget, extends a finished one."""
+    from gptloom.stages import resume as stage
+    from gptloom.stages.pretrain import as_document
+
+    result = stage.resume(resolved)
+    out.document(as_document(result))
+    _say_next(result, out)
+    return None
+
+
+def _say_next(result: TrainedRun, out: Output) -> None:
+    if result.state.state == "finished":
+        out.say(f'\nnext:  gptloom generate {result.path} --prompt "..."   gptloom report {result.path}')
+    else:
+        out.say(f"\nnext:  gptloom resume {result.path}")
+
+
+COMMANDS = {
+    "pretrain": Command(PretrainOptions, run_pretrain),
+    "resume": Command(ResumeOptions, run_resume),
+}

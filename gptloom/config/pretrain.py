@@ -1,0 +1,113 @@
+"""The options of ``gptloom pretrain`` and ``gptloom resume``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gptloom.config.options import (
+    POSITIONAL,
+    BudgetOptions,
+    JsonOption,
+    LimitOption,
+    MachineOptions,
+    Metavar,
+    Options,
+    OutputOptions,
+    PaceOptions,
+    QuietOption,
+    RecipeOptions,
+)
+
+Files = Annotated[list[str], Metavar("FILE|FOLDER|GLOB")]
+
+
+class DataOptions(Options):
+    """The text, and how it is read and split."""
+
+    data: Files = Field(min_length=1, description="text to train on; FILE@0.5 reads half of it per pass")
+    valid: Files = Field([], description="held-out text (default: a part of --data, by --split)")
+    split: Literal["auto", "hash", "tail", "none"] = Field(
+        "auto", description="how validation is held out (auto: by document hash from 200 documents on, else the tail)"
+    )
+    valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the text held out")
+    text_column: str | None = Field(None, description="column or key of the text in tables and JSON lines")
+    document_separator: str | None = Field(None, description="string that parts documents inside text files")
+    encoding: str = Field("utf-8", description="character encoding of text files")
+
+
+class ArchitectureOptions(Options):
+    """What the model is: a preset, and what differs from it."""
+
+    model: str | None = Field(
+        None, description="preset: FAMILY-SIZE, a size, or a family (default: modern, size derived)"
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="gpt2, chars, bytes, words, or a path (default: a byte-level BPE trained on the training part)",
+    )
+    vocab_size: int | None = Field(None, gt=0, description="of a tokenizer trained here (default: from the text)")
+    context: int | None = Field(None, gt=1, description="longest sequence in tokens (default: the preset's)")
+    n_layer: int | None = Field(None, gt=0, description="number of blocks")
+    d_model: int | None = Field(None, gt=0, description="width")
+    n_head: int | None = Field(None, gt=0, description="number of query heads")
+    n_kv_head: int | None = Field(None, gt=0, description="number of key and value heads")
+    head_dim: int | None = Field(None, gt=0, description="size of a head")
+    d_ff: int | None = Field(None, gt=0, description="inner width of the MLP")
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout (default: the preset's)")
+
+
+class OptimizationOptions(Options):
+    """How the weights move."""
+
+    batch_tokens: int | None = Field(None, gt=0, description="tokens of one optimizer step (default: from the budget)")
+    micro_batch: int | None = Field(None, gt=0, description="sequences of one forward pass (default: from the memory)")
+    optimizer: Literal["adamw", "muon"] | None = Field(None, description="default: the family's")
+    lr: float | None = Field(None, gt=0, description="highest learning rate (default: from optimizer and size)")
+    embedding_lr: float | None = Field(None, gt=0, description="of embeddings and head under muon (default: derived)")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of all matrices")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment")
+    clip: float = Field(1.0, ge=0, description="largest global gradient norm (0: no clipping)")
+    schedule: Literal["cosine", "trapezoid", "linear", "constant"] | None = Field(
+        None, description="learning rate over the run (default: the family's)"
+    )
+    warmup: int | None = Field(None, ge=0, description="warm-up steps (default: from the run's length)")
+    decay: float = Field(0.5, gt=0, le=1, description="share of the steps in which a trapezoid comes down")
+    final_lr: float | None = Field(None, ge=0, le=1, description="share of the learning rate left at the end")
+    patience: int | None = Field(None, gt=0, description="stop after so many evaluations without a better one")
+
+
+class RunOptions(Options):
+    """What a run keeps and shows while it works."""
+
+    log: list[Literal["tensorboard", "csv", "wandb", "none"]] = Field(
+        ["tensorboard"], description="where the event log is also written"
+    )
+    sample: list[str] = Field([], description="prompts continued at each evaluation (default: one from validation)")
+    sample_tokens: int = Field(60, ge=0, description="length of those samples (0: none)")
+    keep: int = Field(2, gt=0, description="checkpoints kept, besides the best")
+
+
+class PretrainOptions(
+    DataOptions,
+    ArchitectureOptions,
+    OptimizationOptions,
+    RunOptions,
+    BudgetOptions,
+    PaceOptions,
+    LimitOption,
+    MachineOptions,
+    OutputOptions,
+    RecipeOptions,
+):
+    """``gptloom pretrain [BASE] --data ...``."""
+
+    base: Annotated[str | None, POSITIONAL] = Field(None, description="model to go on training (excludes --model)")
+
+
+class ResumeOptions(BudgetOptions, JsonOption, QuietOption):
+    """``gptloom resume RUN``: everything else is stored in the run."""
+
+    run: Annotated[str, POSITIONAL] = Field(description="run folder")

@@ -1,0 +1,114 @@
+"""The options that nobody gave: optimizer, batch, rates, schedule and pace of a pretraining, filled in with their rules."""
+
+from __future__ import annotations
+
+import torch
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.model import ModelConfig
+from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.resolve import Resolved
+from gptloom.data.built import TrainingShards
+from gptloom.observe.machine import memory
+from gptloom.stages.derive import (
+    EMBEDDING_LR,
+    Steps,
+    choose_batch_tokens,
+    choose_lr,
+    choose_micro_batch,
+    choose_optimizer,
+    choose_warmup,
+)
+from gptloom.stages.preflight import check_memory, training_memory
+from gptloom.tokenizer import Tokenizer
+
+
+def choose_optimization(
+    resolved: Resolved[PretrainOptions],
+    config: ModelConfig,
+    expected_tokens: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Resolved[PretrainOptions]:
+    """Optimizer, rates, batch and schedule for a run over about ``expected_tokens``; UserError when memory is too small."""
+    options = resolved.options
+    if options.batch_tokens is None:
+        resolved = resolved.derive("batch_tokens", *choose_batch_tokens(expected_tokens, config.context))
+    elif options.batch_tokens % config.context:
+        near = max(1, round(options.batch_tokens / config.context)) * config.context
+        what = f"--batch-tokens {options.batch_tokens} is not a multiple of the context {config.context}"
+        raise UserError(Problem(what, mend=f"--batch-tokens {near}"))
+    batch_tokens = resolved.options.batch_tokens
+    assert batch_tokens is not None
+    if options.micro_batch is None:
+        resolved = resolved.derive(
+            "micro_batch", *choose_micro_batch(batch_tokens, config.context, memory()[1], config)
+        )
+    if options.optimizer is None:
+        resolved = resolved.derive("optimizer", *choose_optimizer(config))
+    optimizer = resolved.options.optimizer
+    assert optimizer is not None
+    if options.lr is None:
+        resolved = resolved.derive("lr", *choose_lr(config, optimizer))
+    if options.embedding_lr is None and optimizer == "muon":
+        resolved = resolved.derive("embedding_lr", EMBEDDING_LR, "AdamW beside Muon, for embeddings and head")
+    elif options.embedding_lr is not None and optimizer == "adamw":
+        raise UserError(Problem("--embedding-lr is for --optimizer muon: adamw has one rate", mend="leave it out"))
+    if options.schedule is None:
+        kind, why = (
+            ("cosine", "GPT-2's and GPT-3's") if config.family == "gpt2" else ("trapezoid", "can be extended later")
+        )
+        resolved = resolved.derive("schedule", kind, why)
+    if resolved.given("decay") and resolved.options.schedule != "trapezoid":
+        raise UserError(Problem("--decay is for --schedule trapezoid", mend="leave it out"))
+    if options.final_lr is None:
+        final = 0.1 if resolved.options.schedule == "cosine" else 0.0
+        resolved = resolved.derive("final_lr", final, f"usual for a {resolved.options.schedule} schedule")
+    needed = training_memory(config, (resolved.options.micro_batch or 1) * config.context, dtype)
+    check_memory(config, needed, config.context, dtype, device)
+    return resolved
+
+
+def choose_pace(
+    resolved: Resolved[PretrainOptions],
+    steps: Steps,
+    seconds_per_step: float,
+    shards: TrainingShards,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+) -> Resolved[PretrainOptions]:
+    """Warm-up, and how often the run speaks, evaluates and saves; an evaluation takes a tenth of its interval at most."""
+    options = resolved.options
+    if options.warmup is None:
+        resolved = resolved.derive("warmup", *choose_warmup(steps.steps))
+    elif options.warmup > steps.steps:
+        raise UserError(Problem(f"--warmup {options.warmup} is longer than the run of {steps.steps} steps"))
+    if options.max_steps is None:
+        resolved = resolved.derive("max_steps", steps.steps, steps.rule)
+    eval_every = options.eval_every or max(1, round(steps.steps / 10))
+    if options.eval_every is None:
+        resolved = resolved.derive("eval_every", eval_every, "ten evaluations")
+    if options.save_every is None:
+        resolved = resolved.derive("save_every", eval_every, "a checkpoint at each evaluation")
+    if options.log_every is None:
+        every = max(1, round(min(steps.steps / 100, 2 / seconds_per_step)))
+        resolved = resolved.derive("log_every", every, "about every two seconds")
+    if options.limit_batches is None and shards.valid is not None:
+        assert options.micro_batch is not None and options.batch_tokens is not None
+        # A forward pass alone costs about a third of a training step's share of tokens.
+        seconds_per_batch = seconds_per_step / 3 * options.micro_batch * config.context / options.batch_tokens
+        affordable = max(4, int(0.1 * eval_every * seconds_per_step / seconds_per_batch))
+        needed = -(-(shards.valid.n_tokens - 1) // (config.context * options.micro_batch))
+        if affordable < needed:
+            resolved = resolved.derive("limit_batches", affordable, "a tenth of the time between evaluations")
+    if not options.sample and options.sample_tokens and shards.valid is not None:
+        resolved = resolved.derive("sample", [first_words(shards, tokenizer)], "the first words of the validation text")
+    return resolved
+
+
+def first_words(shards: TrainingShards, tokenizer: Tokenizer) -> str:
+    """The beginning of the validation text: a few words, without the last one's trailing space."""
+    assert shards.valid is not None
+    ids = shards.valid.read(0, min(12, shards.valid.n_tokens)).tolist()
+    words = tokenizer.decode(ids, skip_special=True).split()
+    return " ".join(words[:4]) or "The"

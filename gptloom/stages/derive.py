@@ -1,0 +1,144 @@
+"""What a user did not say: model size, batch, learning rate and length of a pretraining, each by a rule with a reason.
+
+Every rule returns its value and the sentence that explains it. Pure functions: what is measured comes in as a number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from gptloom.config.model import FAMILIES, SIZES, ModelConfig, preset
+from gptloom.model.counting import count_parameters, training_flops_per_token
+from gptloom.observe.terminal import human_count, human_time
+
+AIM_MINUTES = 10.0
+AIM_PASSES = 4.0
+
+# Exponents and factors of the loss law refitted to the Chinchilla runs (Besiroglu et al. 2024, arXiv 2404.10102).
+# Only the balance of the two terms is used; the constants themselves belong to another text and tokenizer.
+LAW_A, LAW_ALPHA, LAW_B, LAW_BETA = 482.01, 0.3478, 2085.43, 0.3658
+
+
+class Choice(NamedTuple):
+    """A derived value and the rule it came from."""
+
+    value: float | int | str
+    rule: str
+
+
+def efficiency(config: ModelConfig) -> float:
+    """Share of the matrix peak that a training of this width reaches, roughly: narrow models are all overhead."""
+    return min(0.5, config.d_model / 1600)
+
+
+def choose_size(family: str, n_tokens: int, vocab_size: int, peak: float, minutes: float, passes: float) -> Choice:
+    """The preset of ``family`` with the lowest predicted loss after ``minutes`` at ``peak`` FLOP/s and at most ``passes``."""
+    if family not in ("modern", "fast"):
+        return Choice(family, f"the smallest of {family}")
+    best, lowest, seen = "", math.inf, 0.0
+    for size in SIZES:
+        fields = {**preset(f"{family}-{size}"), "vocab_size": vocab_size}
+        config = ModelConfig(**fields)
+        reach = peak * efficiency(config) * minutes * 60 / training_flops_per_token(config)
+        tokens = min(reach, passes * n_tokens)
+        non_embedding = count_parameters(config).non_embedding
+        loss = LAW_A / non_embedding**LAW_ALPHA + LAW_B / tokens**LAW_BETA
+        if loss < lowest:
+            best, lowest, seen = f"{family}-{size}", loss, tokens
+    aim = f"{human_time(minutes * 60)} and {passes:g} passes over {human_count(n_tokens)} tokens"
+    return Choice(best, f"lowest predicted loss within {aim} ({human_count(seen)} tokens seen)")
+
+
+def choose_context(config: ModelConfig, n_tokens: int) -> Choice:
+    """The preset's context, halved until the training text holds at least 64 windows."""
+    context = config.context
+    while context > 16 and n_tokens < 64 * context:
+        context //= 2
+    rule = (
+        "the preset's" if context == config.context else f"the longest of which {human_count(n_tokens)} tokens hold 64"
+    )
+    return Choice(context, rule)
+
+
+def choose_batch_tokens(total_tokens: float, context: int) -> Choice:
+    """A power of two that leaves some 1,200 steps, from one window up to GPT-3's half a million tokens."""
+    wanted = min(max(total_tokens / 1200, context), 2**19)
+    batch = 2 ** round(math.log2(wanted))
+    batch = max(context, batch // context * context)
+    return Choice(batch, f"about 1,200 steps over {human_count(total_tokens)} tokens")
+
+
+def choose_micro_batch(batch_tokens: int, context: int, memory: int | None, config: ModelConfig) -> Choice:
+    """Rows of a forward pass: at most 8,192 tokens, and at most a quarter of the memory for activations."""
+    per_token = 2 * config.n_layer * (14 * config.d_model + 4 * config.d_ff) + 8 * config.d_model
+    tokens = min(8192, int((memory or 8 << 30) / 4 / per_token))
+    rows = max(1, min(batch_tokens, tokens) // context)
+    while batch_tokens // context % rows:
+        rows -= 1
+    return Choice(rows, f"{rows * context:,} tokens at a time: more are no faster on this machine")
+
+
+def choose_optimizer(config: ModelConfig) -> Choice:
+    """AdamW where the paper had Adam, Muon for our own families."""
+    if config.family == "gpt2":
+        return Choice("adamw", "GPT-2 and GPT-3 were trained with Adam")
+    return Choice("muon", "reaches the same loss in about two thirds of AdamW's steps")
+
+
+def choose_lr(config: ModelConfig, optimizer: str) -> Choice:
+    """AdamW: GPT-3's table as a power of the size. Muon: one value, its update being scaled to the matrix."""
+    if optimizer == "muon":
+        return Choice(MUON_LR, "Muon's update has the same size in every matrix")
+    n = count_parameters(config).non_embedding
+    lr = min(2e-3, 6e-4 * (85e6 / n) ** 0.27)
+    return Choice(float(f"{lr:.1e}"), f"GPT-3's rates (table 2.1) as a power of {human_count(n)} parameters")
+
+
+MUON_LR = 0.008
+EMBEDDING_LR = 0.01
+
+
+def choose_warmup(steps: int) -> Choice:
+    """2 % of the steps, at least 1 and at most 2,000."""
+    return Choice(max(min(steps // 2, 1), min(2000, round(0.02 * steps))), "2 % of the steps")
+
+
+def default_family(model: str | None) -> str:
+    """The family that ``--model`` names, or ``modern``."""
+    return model if model in FAMILIES else "modern"
+
+
+class Steps(NamedTuple):
+    """How long a run is, which budget decided it, and what it amounts to."""
+
+    steps: int
+    rule: str
+
+
+def count_steps(
+    tokens_per_step: int,
+    tokens_per_epoch: int,
+    seconds_per_step: float,
+    *,
+    max_steps: int | None,
+    max_epochs: float | None,
+    max_minutes: float | None,
+    max_train_tokens: int | None,
+) -> Steps:
+    """The first budget that is reached; with none given, ten minutes or four passes. Always at least one step."""
+    budgets = []
+    if max_steps is not None:
+        budgets.append(Steps(max_steps, "--max-steps"))
+    if max_epochs is not None:
+        budgets.append(Steps(math.ceil(max_epochs * tokens_per_epoch / tokens_per_step), f"{max_epochs:g} passes"))
+    if max_train_tokens is not None:
+        budgets.append(Steps(math.ceil(max_train_tokens / tokens_per_step), f"{human_count(max_train_tokens)} tokens"))
+    speed = f"at {seconds_per_step:.3g} s a step, measured here"
+    if max_minutes is not None:
+        budgets.append(Steps(int(max_minutes * 60 / seconds_per_step), f"{max_minutes:g} minutes {speed}"))
+    if not budgets:
+        budgets.append(Steps(int(AIM_MINUTES * 60 / seconds_per_step), f"{AIM_MINUTES:g} minutes {speed}"))
+        budgets.append(Steps(math.ceil(AIM_PASSES * tokens_per_epoch / tokens_per_step), f"{AIM_PASSES:g} passes"))
+    first = min(budgets)
+    return Steps(max(1, first.steps), first.rule)

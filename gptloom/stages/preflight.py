@@ -1,0 +1,175 @@
+"""Before a training starts: what it will cost here, and every reason not to start it, all at once."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.model import SIZES, ModelConfig, preset
+from gptloom.data.batch import Batch
+from gptloom.model.counting import count_parameters
+from gptloom.model.transformer import Transformer
+from gptloom.observe.machine import memory
+from gptloom.observe.terminal import human_bytes, human_count, human_time
+from gptloom.train.compiling import compile_blocks, compiler, uncompile
+from gptloom.train.objective import Objective
+from gptloom.train.optimizers import Optimizer, OptimizerSettings
+
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will take on this machine."""
+
+    parameters: int
+    tokens: int
+    passes: float
+    memory: int  # bytes
+    disk: int  # bytes
+    seconds: float
+
+    def sentence(self) -> str:
+        return (
+            f"{human_count(self.parameters)} parameters · {human_count(self.tokens)} tokens ({self.passes:.1f} passes) · "
+            f"{human_bytes(self.memory)} memory · {human_bytes(self.disk)} disk · about {human_time(self.seconds)}"
+        )
+
+
+def training_memory(config: ModelConfig, micro_tokens: int, dtype: torch.dtype) -> int:
+    """Bytes: masters, gradients and two moments in fp32, a compute copy, and the activations of one micro-batch."""
+    n = count_parameters(config).total
+    weights = 16 * n + (dtype.itemsize * n if dtype.itemsize < 4 else 0)
+    per_token = config.n_layer * (14 * config.d_model + 4 * config.d_ff) + 4 * config.d_model
+    return weights + micro_tokens * per_token * dtype.itemsize + 400 * 2**20
+
+
+def checkpoint_bytes(config: ModelConfig) -> int:
+    """Masters and AdamW's two moments."""
+    return 12 * count_parameters(config).total
+
+
+def check_memory(config: ModelConfig, needed: int, micro_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+    """UserError, naming the largest preset that fits, when ``needed`` bytes are more than the machine has."""
+    if device.type == "cuda":
+        there: int | None = torch.cuda.mem_get_info(device)[1]
+    else:
+        there = memory()[0]
+    if there is None or needed <= there:
+        return
+    family = config.family if config.family != "gpt2" else "modern"
+    fitting = [
+        f"{family}-{size}"
+        for size in SIZES
+        if training_memory(ModelConfig(**preset(f"{family}-{size}")), micro_tokens, dtype) <= there
+    ]
+    mend = f"--model {fitting[-1]}, the largest that fits" if fitting else "a machine with more memory"
+    raise UserError(
+        Problem(f"this training needs {human_bytes(needed)} of memory, the machine has {human_bytes(there)}", mend=mend)
+    )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """UserError when the checkpoints to come do not fit on the disk of ``folder``."""
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        what = f"the run needs {human_bytes(needed)} of disk, {human_bytes(free)} are free"
+        raise UserError(Problem(what, str(folder), "--keep 1, a smaller --model, or another --out"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A few steps of the real training, thrown away again."""
+
+    seconds_per_step: float
+    first_loss: float
+    compiled: bool
+    note: str | None
+
+
+def measure(
+    build: Callable[[], Transformer],
+    settings: OptimizerSettings,
+    objective: Objective,
+    batch: Batch,
+    *,
+    micro_batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    compile: bool,
+    patience: float = 8.0,
+) -> Measured:
+    """Times micro-batches and an update on a model of its own, so that nothing of it is left in the training.
+
+    The first micro-batch pays for set-up (and compilation, when asked for) and is not counted; after it up to three
+    more are timed, as long as ``patience`` seconds last.
+    """
+    model = build().to(device)
+    model.train()
+    optimizer = Optimizer(model, settings, dtype)
+    micros = batch.split(micro_batch)
+    note = None
+    if compile:
+        compile_blocks(model.blocks)
+
+    def forward_backward(micro: Batch) -> float:
+        counts, losses = objective.count(micro), objective.loss(model, micro.to(device))
+        loss = torch.stack([losses[term] / counts[term] for term in losses]).sum()
+        optimizer.backward(loss)
+        return float(loss.detach())
+
+    try:
+        first_loss = forward_backward(micros[0])
+    except Exception as error:
+        if not compile:
+            raise
+        uncompile(model.blocks)
+        compile, note = False, f"torch.compile failed ({type(error).__name__}): training goes on without it"
+        first_loss = forward_backward(micros[0])
+    optimizer.gradient_norm()
+    optimizer.step(0.0)
+    begun = time.perf_counter()
+    times: list[float] = []
+    while len(times) < 3 and time.perf_counter() - begun < patience:
+        started = time.perf_counter()
+        forward_backward(micros[len(times) % len(micros)])
+        times.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    optimizer.gradient_norm()
+    optimizer.step(0.0)
+    update = time.perf_counter() - started
+    return Measured(min(times) * len(micros) + update, first_loss, compile, note)
+
+
+def want_compile(asked: bool | None, device: torch.device, seconds: float) -> tuple[bool, str]:
+    """Whether to compile and why. Unasked only where it pays: its tens of seconds against a tenth of the run."""
+    found = compiler() is not None or device.type == "cuda"
+    if asked:
+        if not found:
+            raise UserError(
+                Problem("--compile needs a C++ compiler, and there is none", mend="install g++, or leave it out")
+            )
+        return True, "asked for"
+    if asked is False:
+        return False, "asked for"
+    if not found:
+        return False, "there is no C++ compiler"
+    return (
+        (True, "it pays on a run of this length") if seconds > 1200 else (False, "the run is too short for it to pay")
+    )
+
+
+def check_first_loss(loss: float, vocab_size: int) -> None:
+    """UserError when an untrained model is not about as surprised as one that knows nothing: ln V."""
+    expected = math.log(vocab_size)
+    if not math.isfinite(loss) or abs(loss - expected) > 0.5:
+        what = f"the loss before the first step is {loss:.3f}, not about ln {vocab_size} = {expected:.3f}"
+        raise UserError(Problem(what, mend="--precision fp32; if it stays, report it: the initialisation is wrong"))

@@ -1,0 +1,112 @@
+"""The text of a pretraining: surveyed, tokenized, and built into shards inside the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.resolve import Resolved
+from gptloom.data.build import build_corpus
+from gptloom.data.built import TrainingShards, check_tokenizer, load_built, names_shards, open_named_shards
+from gptloom.data.corpus import Corpus, read_corpus
+from gptloom.tokenizer import Tokenizer
+from gptloom.tokenizer.load import load_tokenizer
+from gptloom.tokenizer.train import default_vocab_size, train_tokenizer
+
+TRAINED_KINDS = ("chars", "bytes", "words")
+TOKENIZER, DATA = "tokenizer", "data"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What --data named: text that was read and split, or token shards that were built before."""
+
+    corpus: Corpus | None
+    shards: TrainingShards | None
+
+    @property
+    def rule(self) -> str:
+        """How validation was held out, as a sentence."""
+        if self.corpus is not None:
+            return self.corpus.rule
+        assert self.shards is not None
+        return self.shards.rule
+
+    def estimated_tokens(self, vocab_size: int) -> int:
+        """Training tokens; for text not yet tokenized, from what a vocabulary of this size usually packs into one."""
+        if self.shards is not None:
+            return sum(int(shards.n_tokens * weight) for shards, weight in self.shards.train)
+        assert self.corpus is not None
+        bytes_per_token = 1.0 if vocab_size < 300 else min(4.4, 1.0 + 0.36 * (vocab_size / 256) ** 0.4)
+        return int(self.corpus.n_train_bytes / bytes_per_token)
+
+
+def read_text(options: PretrainOptions) -> Text:
+    """Reads all of the text once. UserError with everything that is wrong in any file."""
+    if names_shards(options.data):
+        given = [name for name in ("text_column", "document_separator") if getattr(options, name) is not None]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(Problem(f"{flags} reads text, and --data names token shards", mend="leave it out"))
+        return Text(None, open_named_shards(options.data, options.valid))
+    corpus = read_corpus(
+        options.data,
+        valid=options.valid,
+        split=options.split,
+        valid_fraction=options.valid_fraction,
+        text_column=options.text_column,
+        document_separator=options.document_separator,
+        encoding=options.encoding,
+    )
+    return Text(corpus, None)
+
+
+def choose_tokenizer(
+    resolved: Resolved[PretrainOptions], text: Text, base: Path | None, kept: Path
+) -> tuple[Tokenizer, Resolved[PretrainOptions]]:
+    """The base's tokenizer, the one asked for, or one trained on the training part; ``kept`` is used where it exists."""
+    options = resolved.options
+    if kept.exists():
+        return load_tokenizer(kept), resolved
+    if base is not None:
+        return load_tokenizer(base), resolved
+    kind = options.tokenizer or "bpe"
+    if kind != "bpe" and kind not in TRAINED_KINDS:
+        if options.vocab_size is not None:
+            what = "--vocab-size is for tokenizers trained here; this one has its own"
+            raise UserError(Problem(what, f"--tokenizer {kind}", "leave it out"))
+        return load_tokenizer(kind), resolved
+    if text.corpus is None:
+        what = "token shards need the tokenizer they were made with"
+        raise UserError(Problem(what, mend="--tokenizer PATH (or gpt2)"))
+    vocab_size = options.vocab_size
+    if vocab_size is None and kind == "bpe":
+        vocab_size = default_vocab_size(text.corpus.n_train_bytes)
+        rule = f"from {text.corpus.n_train_bytes / 1e6:.2f} MB of training text"
+        resolved = resolved.derive("vocab_size", vocab_size, rule)
+    return train_tokenizer(kind, text.corpus.iter_training_text(), vocab_size), resolved
+
+
+def open_shards_of(text: Text, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> TrainingShards:
+    """The token shards of a run: built into ``folder`` (going on where that was broken off), or those that were named."""
+    if text.shards is not None:
+        shards = text.shards
+    else:
+        assert text.corpus is not None
+        shards = build_corpus(text.corpus, tokenizer, folder, progress=progress).open()
+    for tokens, _ in shards.train:
+        check_tokenizer(tokens, tokenizer)
+    if shards.valid is not None:
+        check_tokenizer(shards.valid, tokenizer)
+    return shards
+
+
+def reopen_shards(options: PretrainOptions, folder: Path) -> TrainingShards:
+    """The shards of a run that has them already."""
+    if names_shards(options.data):
+        return open_named_shards(options.data, options.valid)
+    return load_built(folder).open()

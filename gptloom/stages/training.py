@@ -1,0 +1,160 @@
+"""The part of a pretraining that a new run and a resumed one share: hooks, the loop, and the finished model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gptloom
+from gptloom.config.model import ModelConfig
+from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.resolve import Resolved
+from gptloom.data.batches import TokenBatches, eval_batches
+from gptloom.data.built import TrainingShards
+from gptloom.generation.language_model import LanguageModel
+from gptloom.model.store import save_model
+from gptloom.model.transformer import Transformer
+from gptloom.observe.readers import make_readers
+from gptloom.observe.terminal import ProgressReader
+from gptloom.tokenizer import Tokenizer
+from gptloom.train.checkpoint import masters_state, save_checkpoint
+from gptloom.train.hooks import Evaluate, Patience, Save, due
+from gptloom.train.loop import fit
+from gptloom.train.objective import NextToken
+from gptloom.train.optimizers import Optimizer
+from gptloom.train.run import Hook, Run
+from gptloom.train.validation import Validation, validate
+
+FINAL = "final"
+Reader = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a pretraining is made of, once all options have a value."""
+
+    resolved: Resolved[PretrainOptions]
+    config: ModelConfig
+    tokenizer: Tokenizer
+    shards: TrainingShards
+    batches: TokenBatches
+    dtype: torch.dtype
+    parents: list[dict[str, str]]  # of the lineage: path and content hash
+    data_hash: str | None
+
+
+def data_identity(shards: TrainingShards) -> list[list[Any]]:
+    """What a checkpoint remembers of its training shards: sizes, weights and the ids at both ends, by checksum."""
+    described = []
+    for tokens, weight in shards.train:
+        ends = [tokens.read(start, min(4096, tokens.n_tokens)) for start in (0, max(0, tokens.n_tokens - 4096))]
+        digest = hashlib.sha256(b"".join(end.tobytes() for end in ends)).hexdigest()
+        described.append([tokens.n_tokens, weight, digest])
+    return described
+
+
+def id_bytes(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
+    """[V] UTF-8 bytes that each id stands for; 0 for special tokens and for rows no token has."""
+    known = [len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocab_size)]
+    return torch.tensor(known + [0] * (vocab_size - len(known)), dtype=torch.int64)
+
+
+def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callbacks: Sequence[Hook] = ()) -> None:
+    """Trains to the end of ``run``, then writes ``final/``. Hooks come in the order listed here, callbacks last."""
+    options = task.resolved.options
+    readers: list[Any] = [ProgressReader()] if not options.quiet else []
+    readers += make_readers([name for name in options.log if name != "none"], run.path)
+    # The order in which they work: what is measured first, what depends on it after, what only looks on last.
+    hooks: list[Hook] = []
+    if task.shards.valid is not None:
+        assert options.eval_every is not None
+        hooks.append(Evaluate(_validator(task), options.eval_every))
+        if options.sample_tokens:
+            hooks.append(
+                Sample(task.tokenizer, options.sample, options.sample_tokens, options.eval_every, options.seed)
+            )
+        if options.patience is not None:
+            hooks.append(Patience(options.patience))
+    assert options.save_every is not None
+    hooks.append(Save(lambda run: save(run, task), options.save_every, options.keep))
+    hooks += [_shown_to(reader) for reader in readers]
+    try:
+        fit(run, NextToken(), task.batches.batch, model, optimizer, [*hooks, *callbacks])
+    finally:
+        for reader in readers:
+            reader.close()
+    if run.state.state == "finished":
+        write_model(run, task, run.path / FINAL)
+
+
+def save(run: Run, task: Task) -> None:
+    """A checkpoint of the present step."""
+    facts = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gptloom": gptloom.__version__,
+        "compile": bool(task.resolved.options.compile),
+        "precision": str(task.dtype).removeprefix("torch."),
+        "tokenizer": task.tokenizer.hash,
+        "data": data_identity(task.shards),
+    }
+    save_checkpoint(run, lambda folder: write_model(run, task, folder), facts)
+
+
+def write_model(run: Run, task: Task, folder: Path) -> None:
+    """The fp32 masters as a model folder with its lineage."""
+    state = run.state
+    lineage = {
+        "stage": "pretrain",
+        "parents": [{**parent, "path": os.path.relpath(parent["path"], folder)} for parent in task.parents],
+        "run": run.path.name,
+        "step": state.step,
+        "tokens": state.tokens,
+        "data_hash": task.data_hash,
+        "options": {name: setting.value for name, setting in task.resolved.settings().items()},
+        "metrics": {"valid_loss": state.valid_loss, "bits_per_byte": state.bits_per_byte},
+    }
+    save_model(folder, masters_state(run), task.config, tokenizer=task.tokenizer, lineage=lineage)
+
+
+def _validator(task: Task) -> Callable[[Run], Validation]:
+    options, valid = task.resolved.options, task.shards.valid
+    assert valid is not None and options.micro_batch is not None
+    rows, sizes = options.micro_batch, id_bytes(task.tokenizer, task.config.vocab_size)
+
+    def held_out(run: Run) -> Validation:
+        batches = eval_batches(valid, task.config.context, rows)
+        return validate(NextToken(), run.model, batches, id_bytes=sizes, limit=options.limit_batches, device=run.device)
+
+    return held_out
+
+
+class Sample:
+    """Continues the prompts at every evaluation, from a seed of the run and nothing else."""
+
+    def __init__(self, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int, every: int, seed: int) -> None:
+        self.tokenizer, self.prompts, self.tokens, self.every, self.seed = tokenizer, prompts, tokens, every, seed
+
+    def __call__(self, event: dict[str, Any], run: Run) -> None:
+        if not due(event, run, self.every):
+            return
+        assert isinstance(run.model, Transformer)
+        run.model.eval()
+        writer = LanguageModel(run.model, self.tokenizer)
+        for prompt in self.prompts:
+            text = str(writer.generate(prompt, max_tokens=self.tokens, temperature=0.8, seed=self.seed))
+            run.emit("sample", prompt=prompt, text=text)
+
+
+def _shown_to(reader: Reader) -> Hook:
+    def show(event: dict[str, Any], run: Run) -> None:
+        if "time" in event:  # was written; the loop also shows hooks steps that are not
+            reader(event)
+
+    return show
