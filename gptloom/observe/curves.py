@@ -9,6 +9,8 @@ from typing import Any
 
 Event = dict[str, Any]
 Point = tuple[float, float]
+Band = tuple[float, float, float]
+"""After so many tokens: the lowest and the highest value expected."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,6 @@ def visible_range(*curves: Sequence[Point]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def expected_curve(config: dict[str, Any]) -> list[tuple[float, float, float]]:
-    """A recipe's band of training loss, ``expected_curve: [[tokens, lowest, highest], ...]``; empty without one."""
-    return [(float(tokens), float(low), float(high)) for tokens, low, high in config.get("expected_curve") or []]
+def expected_band(config: dict[str, Any]) -> list[Band]:
+    """The validation loss a recipe expects, ``band: [[tokens, lowest, highest], ...]`` of config.yaml; empty without."""
+    return sorted((float(tokens), float(low), float(high)) for tokens, low, high in config.get("band") or [])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,38 +12,34 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 
 CARD = "gptloom.json"
+ContentHash = Callable[[Path], str]
+"""The identity of the weights in a model folder: ``gptloom.model.store.content_hash``."""
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A model in the tree: ``hash`` as its child recorded it, ``card`` its ``gptloom.json``, ``note`` if not read."""
+    """A model of the tree: its folder, its hash as its child recorded it, its own lineage record, and what is amiss."""
 
     path: Path
-    hash: str | None
-    card: dict[str, Any]
+    hash: str
+    record: dict[str, Any]
     note: str | None = None
     parents: list[Ancestor] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "hash": self.hash,
-            "note": self.note,
-            "metrics": self.card.get("metrics"),
-            "parents": [parent.as_json() for parent in self.parents],
-        }
+        about = {key: self.record.get(key) for key in ("stage", "run", "step", "tokens", "data_hash", "metrics")}
+        parents = [parent.as_json() for parent in self.parents]
+        return {"path": str(self.path), "hash": self.hash, "note": self.note, **about, "parents": parents}
 
 
-def lineage(path: Path) -> Ancestor:
-    """The tree above a model folder, a run folder (its ``final/``) or a ``gptloom.json``; raises UserError without one.
+def lineage(folder: Path, content_hash: ContentHash) -> Ancestor:
+    """The tree above the model in ``folder``. Raises UserError when nothing there says where it comes from.
 
-    Parents that are gone, changed since, or their own ancestors stay in the tree with a note, and end their branch.
+    A parent that is gone, was changed since, or is its own ancestor stays in the tree with a note and ends its branch.
     """
-    card = _find_card(path)
-    if card is None:
-        mend = "gptloom runs lists the runs; a run has its card once final/ is written"
-        raise UserError(Problem(f"no {CARD} here, which says where a model comes from", str(path), mend))
-    return _ancestor(path, None, frozenset())
+    if not (folder / CARD).is_file():
+        raise UserError(Problem(f"no {CARD} here, so where this model comes from is not known", str(folder)))
+    return _ancestor(folder, content_hash(folder), content_hash, frozenset())
 
 
 def tree_lines(root: Ancestor) -> Iterator[str]:
@@ -59,47 +56,35 @@ def _branches(node: Ancestor, indent: str) -> Iterator[str]:
 
 
 def _label(node: Ancestor) -> str:
-    about = [part for part in ((node.hash or "")[:12], node.note) if part]
-    return str(node.path) + (f"  ({', '.join(about)})" if about else "")
+    about = [node.hash[:12]]
+    if node.record.get("stage"):
+        about.append(f"{node.record['stage']} to step {node.record.get('step', 0):,}")
+    return f"{node.path}  ({', '.join(about + ([node.note] if node.note else []))})"
 
 
-def _ancestor(path: Path, recorded: str | None, below: frozenset[Path]) -> Ancestor:
-    card_path = _find_card(path)
-    if card_path is None:
-        return Ancestor(path, recorded, {}, "not here any more")
-    if card_path.resolve() in below:
-        return Ancestor(path, recorded, {}, "its own ancestor")
-    card = _read_card(card_path)
-    own = card.get("hash")
-    if recorded and own and own != recorded:
-        return Ancestor(path, recorded, {}, f"changed since: now {own[:12]}")
-    below = below | {card_path.resolve()}
+def _ancestor(folder: Path, recorded: str, content_hash: ContentHash, below: frozenset[str]) -> Ancestor:
+    if recorded in below:
+        return Ancestor(folder, recorded, {}, "its own ancestor")
+    if not folder.is_dir():
+        return Ancestor(folder, recorded, {}, "not here any more")
+    now = content_hash(folder)
+    if now != recorded:
+        return Ancestor(folder, recorded, {}, f"changed since: now {now[:12]}")
+    record = _read_record(folder / CARD)
     parents = [
-        _ancestor(_relative_to(card_path.parent, parent["path"]), parent.get("hash"), below)
-        for parent in card.get("parents") or []
+        _ancestor(Path(os.path.normpath(folder / parent["path"])), parent["hash"], content_hash, below | {recorded})
+        for parent in record.get("parents") or []
     ]
-    return Ancestor(path, recorded or own, card, None, parents)
+    return Ancestor(folder, recorded, record, None, parents)
 
 
-def _find_card(path: Path) -> Path | None:
-    for candidate in (path, path / CARD, path / "final" / CARD):
-        if candidate.name == CARD and candidate.is_file():
-            return candidate
-    return None
-
-
-def _relative_to(folder: Path, written: str) -> Path:
-    """A parent's path as written (from where the command ran), else from the child's folder where only that exists."""
-    path = Path(written)
-    beside = folder / path
-    return beside if not path.exists() and beside.exists() else path
-
-
-def _read_card(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
+    """The part ``lineage`` of a ``gptloom.json``; empty for a model made elsewhere, which has no such file."""
+    if not path.is_file():
+        return {}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(Problem(f"not JSON: {error}", str(path))) from error
-    if not isinstance(card, dict):
-        raise UserError(Problem("not a JSON object", str(path)))
-    return card
+        record = json.loads(path.read_text(encoding="utf-8"))["lineage"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(Problem(f"holds no lineage: {error!r}", str(path))) from error
+    assert isinstance(record, dict), f"{path}: lineage is no mapping"
+    return record

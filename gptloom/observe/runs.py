@@ -66,8 +66,8 @@ class RunSummary:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run: an event log or a state file lies in it."""
-    return (folder / "events.jsonl").is_file() or (folder / "state.json").is_file()
+    """Whether a folder is a run: an event log or a state file lies in it (a checkpoint's stands beside ``model/``)."""
+    return any((folder / name).is_file() for name in ("events.jsonl", "state.json")) and not (folder / "model").exists()
 
 
 def read_run(folder: Path) -> RunFiles:

@@ -97,31 +97,41 @@ def test_following_ends_when_nobody_works_on_the_run(tmp_path: Path) -> None:
     assert [event["type"] for event in follow_events(folder, lambda _: False)] == ["start", "train", "evaluate"]
 
 
-def card(folder: Path, **fields: Any) -> Path:
-    (folder / "final").mkdir(parents=True)
-    (folder / "final" / "gptloom.json").write_text(json.dumps(fields), encoding="utf-8")
+def model(folder: Path, content: str, parents: list[tuple[str, str]]) -> Path:
+    """A model folder whose hash is ``content`` and whose parents are named relative to it."""
+    folder.mkdir()
+    (folder / "content").write_text(content, encoding="utf-8")
+    record = {
+        "stage": "pretrain",
+        "step": 1200,
+        "parents": [{"path": path, "hash": digest} for path, digest in parents],
+    }
+    (folder / "gptloom.json").write_text(json.dumps({"version": 1, "lineage": record}), encoding="utf-8")
     return folder
 
 
 def test_lineage_is_a_tree_with_what_is_gone_changed_or_circular(tmp_path: Path) -> None:
-    base = card(tmp_path / "base", hash="b" * 64, parents=[{"path": str(tmp_path / "top"), "hash": "t" * 64}])
-    other = card(tmp_path / "other", hash="new" + "o" * 61)
-    parents = [
-        {"path": str(base), "hash": "b" * 64},
-        {"path": str(other), "hash": "o" * 64},
-        {"path": str(tmp_path / "gone"), "hash": "g" * 64},
+    model(tmp_path / "base", "bbb", [("../top", "ttt")])
+    model(tmp_path / "other", "new", [])
+    top = model(tmp_path / "top", "ttt", [("../base", "bbb"), ("../other", "old"), ("../gone", "ggg")])
+    tree = lineage(top, lambda folder: (folder / "content").read_text(encoding="utf-8"))
+    assert [line.replace(str(tmp_path), "").replace("\\", "/") for line in tree_lines(tree)] == [
+        "/top  (ttt, pretrain to step 1,200)",
+        "├─ /base  (bbb, pretrain to step 1,200)",
+        "│  └─ /top  (ttt, its own ancestor)",
+        "├─ /other  (old, changed since: now new)",
+        "└─ /gone  (ggg, not here any more)",
     ]
-    top = card(tmp_path / "top", hash="t" * 64, parents=parents)
-    assert [line.replace(str(tmp_path), "") for line in tree_lines(lineage(top))] == [
-        "/top  (tttttttttttt)",
-        "├─ /base  (bbbbbbbbbbbb)",
-        "│  └─ /top  (tttttttttttt, its own ancestor)",
-        "├─ /other  (oooooooooooo, changed since: now newooooooooo)",
-        "└─ /gone  (gggggggggggg, not here any more)",
-    ]
-    assert lineage(top / "final").as_json()["parents"][0]["parents"][0]["note"] == "its own ancestor"
+    assert tree.as_json()["parents"][0]["parents"][0]["note"] == "its own ancestor"
     with pytest.raises(UserError, match=r"no gptloom\.json"):
-        lineage(tmp_path / "gone")
+        lineage(tmp_path / "gone", lambda folder: "")
+
+
+def test_a_checkpoint_is_no_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "step-00000005"
+    (checkpoint / "model").mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}", encoding="utf-8")
+    assert find_runs(tmp_path) == []
 
 
 def test_the_machine_is_described_in_json() -> None:
