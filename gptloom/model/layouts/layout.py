@@ -56,8 +56,14 @@ class Fields:
         """The field is one of ``allowed`` (absent and null count as the first), else it is a problem."""
         value = self.get(name, allowed[0])
         if value not in allowed:
-            expected = " or ".join(repr(choice) for choice in dict.fromkeys(allowed))
+            expected = " or ".join(repr(choice) for choice in allowed)
             self.problems.append(Problem(f"{name} is {value!r}; gptloom has only {expected}", self.where))
+
+    def each_must_be(self, name: str, allowed: str) -> None:
+        """Every entry of a list is ``allowed`` (absent and null count as such), else the list is a problem."""
+        others = sorted({str(entry) for entry in self.get(name, [])} - {allowed})
+        if others:
+            self.problems.append(Problem(f"{name} has {', '.join(others)}; gptloom has only {allowed}", self.where))
 
     def plain_rotary(self, default_theta: float) -> float:
         """The base of the rotary frequencies, from ``rope_parameters`` or ``rope_theta``; scaled ones are a problem."""

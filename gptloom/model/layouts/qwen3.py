@@ -53,13 +53,12 @@ class Qwen3Layout(Layout):
         fields.must_be("attention_bias", False)
         fields.must_be("attention_dropout", 0.0)
         fields.must_be("use_sliding_window", False)
-        n_head, n_layer = fields.get("num_attention_heads", 32), fields.get("num_hidden_layers", 32)
-        if isinstance(n_layer, int):
-            fields.must_be("layer_types", ["full_attention"] * n_layer)
+        fields.each_must_be("layer_types", "full_attention")
+        n_head = fields.get("num_attention_heads", 32)
         return {
             "vocab_size": fields.get("vocab_size", 151936),
             "context": fields.get("max_position_embeddings", 32768),
-            "n_layer": n_layer,
+            "n_layer": fields.get("num_hidden_layers", 32),
             "n_head": n_head,
             "n_kv_head": fields.get("num_key_value_heads", n_head),
             "d_model": fields.get("hidden_size", 4096),
