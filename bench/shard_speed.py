@@ -3,8 +3,9 @@
     python bench/tokenize.py [--data FILE ...] [--tokenizer gpt2-folder] [--repeats 5] [--json]
 
 Ours is the whole of ``gptloom data build``: finding, reading and checking the files, splitting, encoding, writing and
-syncing the shards. The other side is handed the documents in memory and only encodes them, in one call. The two take
-turns in one process, so that a busy moment of the machine meets both; medians are shown. The target is 90 %.
+syncing the shards. The other side is handed the text in memory and only encodes it, in one call: once by documents, and
+once in the pieces that ours cuts long documents into, which keeps all cores busy to the end. The three take turns in
+one process, so that a busy moment of the machine meets all; medians are shown. The target is 90 % of the faster call.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ TARGET_RATIO = 0.9
 DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-def read_whole(data: list[str]) -> list[str]:
-    """The documents of ``data``, each in one string."""
-    texts = [""]
-    for piece in iter_documents(data):
-        texts[-1] += piece.text
+def read_texts(data: list[str]) -> tuple[list[str], list[str]]:
+    """The text of ``data`` by documents, and by the pieces of them."""
+    pieces = list(iter_documents(data))
+    documents: list[list[str]] = [[]]
+    for piece in pieces:
+        documents[-1].append(piece.text)
         if piece.ends:
-            texts.append("")
-    return texts[:-1]
+            documents.append([])
+    return ["".join(texts) for texts in documents[:-1]], [piece.text for piece in pieces]
 
 
 def build_seconds(data: list[str], tokenizer: Tokenizer) -> float:
@@ -48,7 +50,7 @@ def build_seconds(data: list[str], tokenizer: Tokenizer) -> float:
 
 
 def raw_seconds(texts: list[str], raw: tokenizers.Tokenizer) -> float:
-    """Wall time of one ``encode_batch`` of all documents, whose result is thrown away."""
+    """Wall time of one ``encode_batch`` of all ``texts``, whose result is thrown away."""
     start = time.perf_counter()
     encodings = raw.encode_batch(texts, add_special_tokens=False)
     seconds = time.perf_counter() - start
@@ -62,16 +64,20 @@ def measure(data: list[str], reference: str, repeats: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         raw = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-    texts = read_whole(data)
-    megabytes = sum(len(text.encode("utf-8")) for text in texts) / 1e6
-    times: dict[str, list[float]] = {"shards": [], "encode_batch": []}
+    documents, pieces = read_texts(data)
+    megabytes = sum(len(text.encode("utf-8")) for text in documents) / 1e6
+    times: dict[str, list[float]] = {"shards": [], "documents": [], "pieces": []}
     for repeat in range(repeats + 1):
-        turn = {"shards": build_seconds(data, tokenizer), "encode_batch": raw_seconds(texts, raw)}
+        turn = {
+            "shards": build_seconds(data, tokenizer),
+            "documents": raw_seconds(documents, raw),
+            "pieces": raw_seconds(pieces, raw),
+        }
         if repeat:
             for side, seconds in turn.items():
                 times[side].append(seconds)
     speeds = {side: megabytes / statistics.median(seconds) for side, seconds in times.items()}
-    ratio = speeds["shards"] / speeds["encode_batch"]
+    ratio = speeds["shards"] / max(speeds["documents"], speeds["pieces"])
     return {
         "megabytes_per_second": speeds,
         "ratio": ratio,
@@ -79,7 +85,7 @@ def measure(data: list[str], reference: str, repeats: int) -> dict[str, object]:
         "reached": ratio >= TARGET_RATIO,
         "seconds": times,
         "megabytes": megabytes,
-        "documents": len(texts),
+        "documents": len(documents),
         "tokenizer": tokenizer.hash,
         "tokenizers": tokenizers.__version__,
         "cores": os.cpu_count(),
@@ -103,9 +109,11 @@ def main() -> int:
         speeds = result["megabytes_per_second"]
         assert isinstance(speeds, dict)
         print(f"text              {result['megabytes']:8.1f} MB in {result['documents']} documents")
-        print(f"encode_batch      {speeds['encode_batch']:8.2f} MB/s (median of {arguments.repeats})")
+        print(f"encode_batch      {speeds['documents']:8.2f} MB/s by documents (medians of {arguments.repeats})")
+        print(f"encode_batch      {speeds['pieces']:8.2f} MB/s in pieces")
         print(f"gptloom shards    {speeds['shards']:8.2f} MB/s")
-        print(f"ratio             {result['ratio']:8.3f} (target {TARGET_RATIO})")
+        verdict = "reached" if result["reached"] else "missed"
+        print(f"ratio             {result['ratio']:8.2f}, target {TARGET_RATIO}: {verdict}")
     return 0 if result["reached"] else 1
 
 
