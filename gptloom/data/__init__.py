@@ -1,0 +1,1 @@
+"""Documents in, token shards out, batches by step; and the text that every Python carries."""
