@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import (
@@ -37,9 +37,13 @@ class SamplingOptions(Options):
     repetition_penalty: float = Field(1.0, gt=0, description="weakens tokens of the prompt and the completion (1: off)")
     presence_penalty: float = Field(0.0, description="subtracted from the logit of every token written so far")
     frequency_penalty: float = Field(0.0, description="subtracted once for every time a token was written so far")
-    logit_bias: dict[int, float] = Field({}, description="added to the logits of these token ids")
+    logit_bias: Annotated[dict[int, float], Metavar("ID=BIAS,...")] = Field(
+        {}, description="added to the logits of these token ids (in Python a dict)"
+    )
     stop: list[str] = Field([], description="texts that end a completion; they are not part of it")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="makes the draws repeatable (default: a fresh one, told)")
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="makes the draws repeatable (default: a fresh one, told)"
+    )
     n: int = Field(1, gt=0, description="completions per prompt")
     best_of: int | None = Field(
         None, gt=0, description="write this many and keep the n of highest log-probability per token (default: n)"
@@ -53,6 +57,17 @@ class SamplingOptions(Options):
     truncate_prompt: bool = Field(
         False, description="of a prompt that is too long keep the last part instead of refusing it"
     )
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _read_biases(cls, value: Any) -> Any:
+        """``50256=-100,13=2`` as typed on a command line."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",")]
+        if not all(name.strip().isdigit() and bias for name, _, bias in pairs):
+            raise ValueError("is not of the form ID=BIAS,ID=BIAS")
+        return {name.strip(): bias for name, _, bias in pairs}
 
     @model_validator(mode="after")
     def _check(self) -> SamplingOptions:
@@ -69,7 +84,9 @@ class SamplingOptions(Options):
         if self.beams > 1:
             problems += self._beam_problems()
         elif self.length_penalty:
-            problems.append(Problem("length_penalty belongs to beam search", mend="give beams as well, such as beams 4"))
+            problems.append(
+                Problem("length_penalty belongs to beam search", mend="give beams as well, such as beams 4")
+            )
         if problems:
             raise UserError(*problems)
         return self
@@ -79,7 +96,9 @@ class SamplingOptions(Options):
         for name in SamplingOptions.model_fields:
             default = SamplingOptions.model_fields[name].default
             if name not in _BEAM_OPTIONS and getattr(self, name) != default:
-                problems.append(Problem(f"beam search draws nothing, so {name} would be ignored", mend=f"drop {name} or beams"))
+                problems.append(
+                    Problem(f"beam search draws nothing, so {name} would be ignored", mend=f"drop {name} or beams")
+                )
         if self.n > self.beams:
             problems.append(Problem(f"n {self.n} is more than the {self.beams} beams", mend=f"beams {self.n}"))
         return problems
@@ -114,14 +133,19 @@ class GenerateOptions(
         if self.prompt and self.prompts is not None:
             problems.append(Problem("both prompt and prompts are given", mend="give one of them"))
         if not self.prompt and self.prompts is None:
-            problems.append(Problem("there is no prompt", mend="--prompt TEXT, --prompts FILE, or --prompt '' for a new document"))
+            mend = "--prompt TEXT, --prompts FILE, or --prompt '' for a new document"
+            problems.append(Problem("there is no prompt", mend=mend))
         if self.show_choices is not None:
-            used = (self.model_fields_set & set(SamplingOptions.model_fields)) | (self.model_fields_set & {"out", "stream"})
+            used = self.model_fields_set & {*SamplingOptions.model_fields, "out", "stream", "slots"}
             problems += [Problem(f"show_choices writes nothing, so {name} would be ignored") for name in sorted(used)]
         if self.stream and (self.out or self.json_ or self.prompts or len(self.prompt) > 1):
-            problems.append(Problem("stream prints one completion as it is written; it goes with a single prompt, without out or json"))
+            problems.append(
+                Problem("stream prints one completion as it is written, so it takes one prompt, no out, no json")
+            )
         if self.stream and (self.written > 1 or self.beams > 1):
-            problems.append(Problem("stream prints one completion; n, best_of and beams need all of it first", mend="drop stream"))
+            problems.append(
+                Problem("stream prints one completion as it is written, so n, best_of and beams exclude it")
+            )
         if self.overwrite and self.out is None:
             problems.append(Problem("overwrite does nothing without out"))
         if problems:

@@ -26,8 +26,9 @@ from gptloom.model.cache import BUCKET, KVCache
 from gptloom.model.counting import count_parameters
 from gptloom.model.transformer import Transformer, softcap
 
-Precision = Literal["fp32", "bf16", "int8"]
-HALF_PRECISION_PARAMETERS = 30_000_000  # below, a model lies in the processor's cache and its size costs no time
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILE_PARAMETERS = 30_000_000  # below, weights stay in the processor's cache and reading them costs little
 COMPILE_TOKENS = 2_000  # what compiling costs, tens of seconds, is won back after about this many tokens of one row
 INT8_ROWS = 16  # up to this many rows the packed int8 product is used, beyond it weights are widened first
 
@@ -111,14 +112,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def choose_precision(wanted: str, parameters: int, device: torch.device) -> Precision:
-    """``auto``: bf16 for 30M parameters and more where the hardware is fast at it, else fp32."""
-    if wanted in ("fp32", "bf16", "int8"):
-        return wanted  # type: ignore[return-value]
-    assert wanted == "auto", wanted
-    return "bf16" if parameters >= HALF_PRECISION_PARAMETERS and has_fast_bf16(device) else "fp32"
-
-
 def find_compiler() -> str | None:
     """A C++ compiler that ``torch.compile`` could use on a CPU, or None."""
     return next(filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), None)
@@ -134,10 +127,11 @@ def _one_row_head(head: nn.Module, hidden: Tensor) -> Tensor:
     return head(hidden)
 
 
-def _compiled(function: FunctionType) -> Callable[..., Tensor]:
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``function`` compiled with a code object of its own: torch counts graphs per code object and gives up at eight, which
     a process that opens several models would reach. dynamic=False: only what is marked as dynamic may vary; all other
     sizes stay numbers, which the loops need to be fast."""
+    assert isinstance(function, FunctionType)
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
     return torch.compile(own, dynamic=False)
 
@@ -194,7 +188,9 @@ class InferenceModel(nn.Module):
         return self._one_row_head is not None
 
     @torch.no_grad()
-    def hidden(self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None, reach: int | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None, reach: int | None = None
+    ) -> Tensor:
         """ids [B, T] -> hidden states [B, T, D]; see ``Transformer.hidden``."""
         return self.body.hidden(ids, positions, cache=cache, reach=reach)
 
@@ -242,7 +238,7 @@ class InferenceModel(nn.Module):
     def pays_to_compile(self, tokens: int) -> bool:
         """Whether compiling is won back over ``tokens`` decoded in a single row: on a CPU with a C++ compiler, from
         30M parameters and 2,000 tokens."""
-        big = self.parameter_count >= HALF_PRECISION_PARAMETERS and tokens >= COMPILE_TOKENS
+        big = self.parameter_count >= COMPILE_PARAMETERS and tokens >= COMPILE_TOKENS
         return big and self.device.type == "cpu" and find_compiler() is not None
 
 
@@ -252,9 +248,10 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> InferenceModel
     the copy follows a model that is being trained; otherwise they are converted once."""
     share: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     body = deepcopy(model, share).eval()
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    if precision == "int8" and not has_fast_bf16(model.head_weight.device):
-        dtype = torch.float32
+    if precision == "int8":
+        dtype = torch.bfloat16 if has_fast_bf16(model.head_weight.device) else torch.float32
+    else:
+        dtype = DTYPES[precision]
     output: nn.Module = _linear(model.head_weight, None, dtype, precision)
     _convert(body, dtype, precision)
     if model.head is None:
