@@ -36,6 +36,8 @@ _UNKNOWN = 2**64 - 1
 _LLMC_HEADER_BYTES = 1024
 _LLMC_ID_BYTES = {(20240520, 1): 2, (20240801, 7): 4}  # (magic, version): GPT-2 ids as uint16, Llama 3 ids as uint32
 _LLMC_MAGICS = {20240520, 20240801, 20240522}  # the last one: multiple-choice tasks, not text
+# How files of torch.save and pickle begin. Many are named .bin, and without a header everything looks like nanoGPT's ids.
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a", b"\x80\x04\x95", b"\x80\x05\x95")
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
@@ -120,6 +122,9 @@ def read_header(path: Path) -> Shard:
         shard = _own_header(path, head)
     elif len(head) >= 12 and int.from_bytes(head[:4], "little") in _LLMC_MAGICS:
         shard = _llmc_header(path, head)
+    elif head.startswith(_PICKLE_STARTS):
+        what = "model weights or a pickle, not token ids (a pickle can run any program, so gptloom never opens one)"
+        raise UserError(Problem(what, where=str(path), mend="give text or token shards to --data"))
     elif size % 2 or size == 0:
         raise UserError(
             Problem(

@@ -1,9 +1,11 @@
 """Shards: what is written is read, foreign files too, and damage is named."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gptloom.config.errors import UserError
 from gptloom.data.shards import HEADER_BYTES, ShardWriter, id_dtype, open_shards
@@ -92,6 +94,16 @@ def test_every_damaged_file_is_named_at_once(tmp_path: Path) -> None:
     assert "shard format 99" in texts[2]
     assert "the header alone" in texts[3]
     assert "magic 20240522" in texts[4]
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_pickle_is_not_taken_for_ids_without_a_header(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "a.bin").write_bytes(pickle.dumps({"weights": list(range(99))}, protocol=protocol))
+    torch.save({"w": torch.zeros(3)}, tmp_path / "b.bin")
+    torch.save({"w": torch.zeros(3)}, tmp_path / "c.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError) as error:
+        open_shards(tmp_path)
+    assert ["never opens one" in str(problem) for problem in error.value.problems] == [True] * 3
 
 
 def test_mixed_tokenizers_and_missing_files(tmp_path: Path) -> None:
