@@ -68,13 +68,12 @@ def _points(events: Iterable[Event], key: str, clock: TokenClock) -> list[Point]
 
 
 def smooth(points: Sequence[Point], share: float = 0.02) -> list[Point]:
-    """An exponential moving average over about ``share`` of the points, corrected for its start (Adam's correction)."""
-    decay = 1 - 1 / max(1.0, share * len(points))
-    average, weight, smoothed = 0.0, 0.0, []
-    for x, y in points:
-        average = decay * average + (1 - decay) * y
-        weight = decay * weight + (1 - decay)
-        smoothed.append((x, average / weight))
+    """A moving average over about ``share`` of the points, at the steep beginning over a tenth of those so far."""
+    average, smoothed = 0.0, []
+    for count, (x, y) in enumerate(points, start=1):
+        window = max(1.0, min(share * len(points), 0.1 * count))
+        average += (y - average) / window
+        smoothed.append((x, average))
     return smoothed
 
 

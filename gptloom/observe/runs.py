@@ -100,18 +100,21 @@ def list_runs(root: Path, is_locked: IsLocked) -> list[RunSummary]:
     )
 
 
+def state_of(run: RunFiles, is_locked: IsLocked) -> str:
+    """The state it wrote; ``running`` without a live lock is ``broken off``: its process died without a word."""
+    state: str = run.state.get("state", "running")
+    return BROKEN_OFF if state == "running" and not is_locked(run.folder) else state
+
+
 def summarise(folder: Path, is_locked: IsLocked) -> RunSummary:
-    """One run in a line. ``running`` without a live lock is ``broken off``: its process died without a word."""
+    """One run in a line, ``unreadable`` with the reason when its files cannot be read."""
     try:
         run = read_run(folder)
     except UserError as error:
         run = RunFiles(folder, [], {}, {"state": "unreadable", "reason": str(error.problems[0].what)}, {})
-    state = run.state.get("state", "running")
-    if state == "running" and not is_locked(folder):
-        state = BROKEN_OFF
     return RunSummary(
         path=folder,
-        state=state,
+        state=state_of(run, is_locked),
         reason=run.state.get("reason"),
         model=run.start.get("model"),
         step=max((event["step"] for event in run.events[-1:]), default=run.state.get("step", 0)),

@@ -1,0 +1,295 @@
+"""One self-contained HTML page about a run: nothing is fetched, every word of the run is escaped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import gptloom
+from gptloom.config.files import write_text
+from gptloom.observe.charts import Line, legend, line_chart
+from gptloom.observe.curves import Curves, Point, expected_band, smooth, thin, visible_range
+from gptloom.observe.glossary import metric
+from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
+from gptloom.observe.terminal import human_bytes, human_count, human_time
+
+MOMENTS = 6
+"""Of each prompt's samples so many are shown, from the first to the last."""
+OPEN_ROWS = 12
+"""A table with more rows begins folded."""
+
+
+def write_report(folder: Path, is_locked: IsLocked) -> Path:
+    """Writes ``report.html`` into a run folder and returns its path. Raises UserError when the folder is no run."""
+    path = folder / "report.html"
+    run = read_run(folder)
+    write_text(path, render(run, state_of(run, is_locked)))
+    return path
+
+
+def render(run: RunFiles, state: str) -> str:
+    """The page as text; ``state`` is what the run is in now."""
+    curves = Curves.of(run.events)
+    sections = [
+        _head(run, state),
+        _tiles(run),
+        _section("Curves", _curves(run, curves)),
+        _section("What it wrote", _samples(run)),
+        _section("Evaluations", _evaluations(run)),
+        _section("Checkpoints", _checkpoints(run)),
+        _section("Guards", _guards(run)),
+        _section("Configuration", _configuration(run)),
+        _section("Lineage", _lineage(run)),
+        _section("Machine and versions", _machine(run)),
+        f"<footer>gptloom {gptloom.__version__}, {time.strftime('%Y-%m-%d %H:%M')}. "
+        "The numbers come from events.jsonl in the run folder.</footer>",
+    ]
+    template = Template(resources.files("gptloom.observe").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(title=escape(_name(run)), body="\n".join(filter(None, sections)))
+
+
+# ---- the parts of the page, top to bottom ----------------------------------------------------------------------------
+
+
+def _head(run: RunFiles, state: str) -> str:
+    about = []
+    if run.start.get("model"):
+        about.append(f"model {run.start['model']}")
+    if run.start.get("parameters"):
+        about.append(f"{human_count(run.start['parameters'])} parameters")
+    if run.start.get("context"):
+        about.append(f"context {run.start['context']:,} tokens")
+    if _option(run, "tokenizer"):
+        about.append(f"tokenizer {_shown(_option(run, 'tokenizer'))}")
+    if _option(run, "data"):
+        about.append(f"text {_shown(_option(run, 'data'))}")
+    reason = run.state.get("reason")
+    badge = f'<span class="state {escape(state.split()[0])}">{escape(state)}</span>'
+    return "\n".join(
+        [
+            f"<h1>{escape(_name(run))} {badge}</h1>",
+            f'<p class="about">{escape(" · ".join(about))}</p>' if about else "",
+            f'<p class="about">Ended: {escape(str(reason))}</p>' if reason and state != BROKEN_OFF else "",
+        ]
+    )
+
+
+def _tiles(run: RunFiles) -> str:
+    step, steps = (run.events[-1]["step"] if run.events else 0), run.start.get("steps")
+    seconds = run.state.get("seconds") or sum(_attempt_seconds(run.events))
+    tiles = [
+        (_metric("bits_per_byte", "bits per byte"), _figure(run.last("evaluate", "bits_per_byte"))),
+        (_metric("valid_loss", "validation loss"), _figure(run.last("evaluate", "valid_loss"))),
+        (_metric("loss", "training loss"), _figure(run.last("train", "loss"))),
+        ("steps", f"{step:,}" + (f" of {steps:,}" if steps and steps != step else "")),
+        (_metric("tokens", "tokens"), _count(run.last("train", "tokens"))),
+        (_metric("tokens_per_second", "tokens a second"), _count(run.last("train", "tokens_per_second"))),
+        (_metric("mfu", "MFU"), _share(run.last("train", "mfu"))),
+        ("time", human_time(seconds) if seconds else None),
+    ]
+    shown = [f'<div class="tile"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in tiles if value]
+    return f'<div class="tiles">{"".join(shown)}</div>'
+
+
+def _curves(run: RunFiles, curves: Curves) -> str:
+    if not curves.train_loss and not curves.valid_loss:
+        return ""
+    band = expected_band(run.config)
+    lines = [
+        Line(thin(curves.train_loss), "", "train raw"),
+        Line(thin(smooth(curves.train_loss)), "training loss, smoothed", "train"),
+        Line(curves.valid_loss, "validation loss", "valid", dots=True),
+    ]
+    edges = [(tokens, edge) for tokens, low, high in band for edge in (low, high)]
+    y_range = visible_range(curves.train_loss, curves.valid_loss, edges)
+    big = line_chart(lines, "training and validation loss over tokens", y_range, band=band)
+    small = [
+        _small_chart("bits_per_byte", "bits per byte", curves.bits_per_byte, "valid", dots=True),
+        _small_chart("lr", "learning rate", curves.lr, "other"),
+        _small_chart("grad_norm", "gradient norm", curves.grad_norm, "other"),
+        _small_chart("tokens_per_second", "tokens a second", curves.tokens_per_second, "other"),
+    ]
+    return (
+        f'<div class="card">{legend(lines, band=bool(band))}{big}</div>'
+        f'<div class="small">{"".join(small)}</div><p class="faint">Across: tokens trained on.</p>'
+    )
+
+
+def _small_chart(name: str, label: str, points: Sequence[Point], css: str, dots: bool = False) -> str:
+    if not points:
+        return ""
+    low, high = visible_range(points)
+    y_range = (low, high) if dots else (0.0, high)
+    lines = [Line(points, label, css, dots)]
+    if not dots:
+        lines = [Line(thin(points), label, f"{css} raw"), Line(thin(smooth(points)), label, css)]
+    chart = line_chart(lines, f"{label} over tokens", y_range, width=350, height=170)
+    return f'<div class="card"><h3>{_metric(name, label)}</h3>{chart}</div>'
+
+
+def _samples(run: RunFiles) -> str:
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for event in run.of_type("sample"):
+        by_prompt.setdefault(str(event.get("prompt", "")), []).append(event)
+    parts = []
+    for prompt, events in by_prompt.items():
+        chosen = _spread(events, MOMENTS)
+        for event in chosen:
+            text = f'<span class="prompt">{escape(prompt)}</span>{escape(str(event.get("text", "")))}'
+            parts.append(f'<div class="card"><h3>step {event["step"]:,}</h3><pre>{text}</pre></div>')
+        if len(chosen) < len(events):
+            parts.append(f'<p class="faint">{len(events) - len(chosen)} more in events.jsonl.</p>')
+    return "".join(parts)
+
+
+def _evaluations(run: RunFiles) -> str:
+    events = run.of_type("evaluate")
+    best = min((event["valid_loss"] for event in events if event.get("valid_loss") is not None), default=None)
+    rows = [
+        (
+            f"{event['step']:,}",
+            _figure(event.get("valid_loss")),
+            _figure(event.get("bits_per_byte")),
+            _figure(event.get("perplexity")),
+            "best" if best is not None and event.get("valid_loss") == best else "",
+        )
+        for event in events
+    ]
+    names = ("step", *(_metric(name) for name in ("valid_loss", "bits_per_byte", "perplexity")), "")
+    return _table(names, rows, right=range(4))
+
+
+def _checkpoints(run: RunFiles) -> str:
+    newest = {str(event.get("path")): event for event in run.of_type("checkpoint")}
+    kept = {path: event for path, event in newest.items() if (run.folder / path).exists()}
+    rows = [(f"{event['step']:,}", event.get("kind"), path) for path, event in kept.items()]
+    removed = len(newest) - len(kept)
+    note = f'<p class="faint">{removed} more were written and made room for these.</p>' if removed else ""
+    return _table(("step", "kind", "folder"), rows, right=[0]) + note
+
+
+def _guards(run: RunFiles) -> str:
+    if not run.events:
+        return ""
+    rows = [(f"{event['step']:,}", event.get("reason"), event.get("action")) for event in run.of_type("guard")]
+    return _table(("step", "what was seen", "what was done"), rows, right=[0]) or "<p>None had to act.</p>"
+
+
+def _configuration(run: RunFiles) -> str:
+    options = run.config.get("options") or {}
+    rows = [
+        (name, _shown(setting.get("value")), setting.get("source"), setting.get("rule"))
+        for name, setting in options.items()
+        if isinstance(setting, dict)
+    ]
+    return _table(("option", "value", "set by", "by which rule"), rows)
+
+
+def _lineage(run: RunFiles) -> str:
+    record = run.card.get("lineage") or {}
+    rows = [
+        ("parent", f"{parent.get('path')}  {str(parent.get('hash'))[:16]}") for parent in record.get("parents") or []
+    ]
+    facts = (("data", record.get("data_hash")), ("tokenizer", run.card.get("tokenizer_hash")))
+    rows += [(f"{name} hash", value) for name, value in facts if value]
+    if run.card and not record.get("parents"):
+        rows.insert(0, ("parents", "none: trained from random weights"))
+    return _table(("", ""), rows)
+
+
+def _machine(run: RunFiles) -> str:
+    found = {**(run.card.get("versions") or {}), **(run.start.get("machine") or {})}
+    if run.config.get("gptloom"):
+        found.setdefault("gptloom", run.config["gptloom"])
+    if run.start.get("precision"):
+        found["precision"] = run.start["precision"]
+    rows = [(name.replace("_", " "), _machine_value(name, value)) for name, value in found.items() if value]
+    attempts = len(run.of_type("start"))
+    return _table(("", ""), [*rows, ("attempts", attempts)] if rows and attempts > 1 else rows)
+
+
+# ---- small pieces ----------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Collection[int] = ()) -> str:
+    """``headers`` are HTML, cells are text; ``right`` are the columns of numbers. Empty without rows."""
+    if not rows:
+        return ""
+    classes = [' class="right"' if column in right else "" for column in range(len(headers))]
+    head = "".join(f"<th{css}>{name}</th>" for css, name in zip(classes, headers, strict=True))
+    body = "".join(_row(row, classes) for row in rows)
+    table = f"<table>{f'<tr>{head}</tr>' if any(headers) else ''}{body}</table>"
+    opened = " open" if len(rows) <= OPEN_ROWS else ""
+    return (
+        f'<div class="card">{table}</div>'
+        if opened
+        else f"<details><summary>{len(rows)} rows</summary>{table}</details>"
+    )
+
+
+def _row(row: Iterable[Any], classes: Sequence[str]) -> str:
+    cells = ("" if cell is None else escape(str(cell)) for cell in row)
+    return "<tr>" + "".join(f"<td{css}>{cell}</td>" for css, cell in zip(classes, cells, strict=True)) + "</tr>"
+
+
+def _metric(name: str, label: str | None = None) -> str:
+    """A metric's name with its meaning as a tooltip."""
+    entry = metric(name)
+    shown = escape(label or name.replace("_", " "))
+    return f'<abbr title="{escape(entry.meaning)}">{shown}</abbr>' if entry else shown
+
+
+def _name(run: RunFiles) -> str:
+    return run.folder.resolve().name
+
+
+def _option(run: RunFiles, name: str) -> Any:
+    setting = (run.config.get("options") or {}).get(name)
+    return setting.get("value") if isinstance(setting, dict) else None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "–" if value is None else str(value)
+
+
+def _machine_value(name: str, value: Any) -> str:
+    return human_bytes(value) if name.startswith(("memory", "disk")) else _shown(value)
+
+
+def _figure(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _count(value: float | None) -> str | None:
+    return None if value is None else human_count(value)
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0%}"
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of the items: the first, the last, and evenly between."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+
+
+def _attempt_seconds(events: Iterable[dict[str, Any]]) -> list[float]:
+    """How long each attempt lasted, from its first event to its last."""
+    spans: dict[int, tuple[float, float]] = {}
+    for event in events:
+        first, _ = spans.get(event["attempt"], (event["time"], 0.0))
+        spans[event["attempt"]] = (first, event["time"])
+    return [last - first for first, last in spans.values()]
