@@ -63,10 +63,10 @@ def make_venv() -> None:
     for command in candidates():
         verdict = judge(command)
         if verdict is None:
-            say("creating .venv with {}".format(" ".join(command)))
+            say(f"creating .venv with {' '.join(command)}")
             run([*command, "-m", "venv", "--clear", str(VENV)])
             return
-        refused.append("  {}: {}".format(" ".join(command), verdict))
+        refused.append(f"  {' '.join(command)}: {verdict}")
     fail(
         f"gptloom needs Python {dotted(OLDEST)} to {dotted(NEWEST)}, with venv. Found:",
         *(refused or ["  none"]),
@@ -92,6 +92,10 @@ def candidates() -> list[list[str]]:
     return found
 
 
+def dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
 def judge(command: list[str]) -> str | None:
     """Why ``command`` can't make the environment, or None when it can."""
     probe = "import sys; print(*sys.version_info[:2]); import venv, ensurepip"
@@ -103,7 +107,7 @@ def judge(command: list[str]) -> str | None:
     if not OLDEST <= version <= NEWEST:
         return f"is Python {dotted(version)}"
     if done.returncode:
-        return "is Python {0}, without venv (on Debian and Ubuntu: apt install python{0}-venv)".format(dotted(version))
+        return f"is Python {dotted(version)} without venv (Debian, Ubuntu: apt install python{dotted(version)}-venv)"
     return None
 
 
@@ -125,7 +129,7 @@ def torch_source(python: Path, asked: str) -> list[str]:
         return ["--index-url", asked]
     configured = pip_sources(python)
     if configured:
-        say("torch from where pip is configured to look ({})".format(", ".join(configured)))
+        say(f"torch from where pip is configured to look ({', '.join(configured)})")
         return []
     if not sys.platform.startswith("linux"):
         say("torch from the default index")  # its builds for macOS and Windows hold no CUDA libraries
