@@ -72,9 +72,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("a second backward through the vocabulary head: the first one used its gradients up")
         grad_hidden, grad_weight = ctx.gradients
-        ctx.gradients = None, None
+        ctx.gradients = None
         if grad_hidden is not None:
             grad_hidden = grad_hidden.mul_(grad)
         if grad_weight is not None:
