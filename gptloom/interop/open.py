@@ -3,50 +3,84 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
-from gptloom.config.errors import Problem, UserError
+import torch
+
+from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.generate import GenerationPrecision
 from gptloom.config.model import FAMILIES, ModelConfig, preset
 from gptloom.generation.language_model import LanguageModel
+from gptloom.generation.weights import has_fast_bf16
+from gptloom.model.counting import count_parameters
 from gptloom.model.reference import Resolved, resolve_reference
-from gptloom.model.store import check_vocabulary, load_model
+from gptloom.model.store import check_vocabulary, load_model, read_config
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 from gptloom.tokenizer.train import train_tokenizer
-from gptloom.train.precision import choose_device, choose_dtype
+from gptloom.train.precision import choose_device
+
+BF16_PARAMETERS = 30_000_000  # below, a model is fast enough in fp32
 
 
 def load(
-    reference: str | Path, *, device: str = "auto", precision: str = "auto", untrained: bool = False
+    reference: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    untrained: bool = False,
+    compile: bool | None = None,
+    slots: int = 16,
 ) -> LanguageModel:
     """Opens a model for generating and scoring.
 
     Args:
-        reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model folder, or, with ``untrained``, a preset.
+        reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model folder, or, with ``untrained``, a
+            preset.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: bf16 for 30M parameters and more where it is fast.
         untrained: take a preset as it is, with random weights (seed 0); ``modern`` and ``fast`` then read bytes.
+        compile: compile the step for a single row, always or never; by default where it pays.
+        slots: how many completions are written side by side.
 
     Raises:
         UserError: nothing is called that, a preset without ``untrained``, ``untrained`` with trained weights, a model
             folder that cannot be read, or a tokenizer that does not fit it.
     """
+    if precision not in get_args(GenerationPrecision):
+        raise UserError(Problem(f"no precision {precision!r}", mend=nearest(precision, get_args(GenerationPrecision))))
     resolved = resolve_reference(str(reference))
+    _check_untrained(resolved, untrained)
+    place = choose_device(device)
+    if resolved.path is None:
+        model, tokenizer = _untrained(resolved)
+        model = model.to(place, _dtype(precision, place, model.config)).eval()
+    else:
+        dtype = _dtype(precision, place, read_config(resolved.path))
+        model, config = load_model(resolved.path, place, dtype)
+        tokenizer = _tokenizer_of(resolved)
+        check_vocabulary(tokenizer, config, str(resolved.path))
+    return LanguageModel(
+        model, tokenizer, precision="int8" if precision == "int8" else None, compile=compile, slots=slots
+    )
+
+
+def _check_untrained(resolved: Resolved, untrained: bool) -> None:
     if resolved.kind == "preset" and not untrained:
         name = resolved.preset
         mend = f"gptloom pretrain --model {name} --data FILE --out runs/{name}   (or --untrained: random weights)"
         raise UserError(Problem(f"{name} is a preset: it has no trained weights", mend=mend))
     if resolved.kind != "preset" and untrained:
         raise UserError(Problem("--untrained is for presets; this is trained", str(resolved.path), "leave it out"))
-    place = choose_device(device)
-    dtype, _ = choose_dtype(precision, place)
-    if resolved.path is None:
-        model, tokenizer = _untrained(resolved)
-        return LanguageModel(model.to(place, dtype).eval(), tokenizer)
-    model, config = load_model(resolved.path, place, dtype)
-    tokenizer = _tokenizer_of(resolved)
-    check_vocabulary(tokenizer, config, str(resolved.path))
-    return LanguageModel(model, tokenizer)
+
+
+def _dtype(precision: str, place: torch.device, config: ModelConfig) -> torch.dtype:
+    """What the weights are opened in; int8 is rounded from fp32 by the ``LanguageModel``."""
+    if precision == "auto":
+        large = count_parameters(config).total >= BF16_PARAMETERS
+        return torch.bfloat16 if large and has_fast_bf16(place) else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def _tokenizer_of(resolved: Resolved) -> Tokenizer:

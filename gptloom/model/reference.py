@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +145,10 @@ def _unknown(text: str) -> Problem:
 
 
 def _nearest_run(text: str) -> str:
-    """The names near ``text`` among the runs here and the presets; a bare name also means a run of that name."""
-    runs = [path.as_posix() for path in sorted(RUNS.glob("*")) if is_run(path)] if RUNS.is_dir() else []
-    same = [run for run in runs if Path(run).name == Path(text.rpartition("@")[0] or text).name]
-    if same:
-        return f"did you mean {same[0]}?"
-    # A mistyped bare name is to find runs/NAME too, so both spellings are candidates.
-    spelled = {Path(run).name: run for run in runs} if Path(text).name == text else {run: run for run in runs}
-    line = nearest(text, [*spelled, *presets(), *SIZES, *FAMILIES])
-    for name, run in spelled.items():
-        line = line.replace(f" {name}", f" {run}") if name != run else line
-    return line
+    """The names near ``text`` among the presets and the runs here; of a run its own name counts, wherever one looked."""
+    runs = [path.as_posix() for path in sorted(RUNS.glob("*")) if is_run(path)]
+    shown = {name: name for name in (*presets(), *SIZES, *FAMILIES)} | {Path(run).name: run for run in runs}
+    close = difflib.get_close_matches(Path(text.rpartition("@")[0] or text).name, shown, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(shown[name] for name in close)}?"
+    return nearest(text, [*runs, *presets(), *SIZES, *FAMILIES])
