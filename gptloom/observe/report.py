@@ -20,8 +20,10 @@ from gptloom.observe.terminal import human_bytes, human_count, human_time
 
 MOMENTS = 6
 """Of each prompt's samples so many are shown, from the first to the last."""
-OPEN_ROWS = 12
+OPEN_ROWS = 20
 """A table with more rows begins folded."""
+NOISY = ("grad_norm", "tokens_per_second")
+"""Curves that are drawn faint, with their moving average above."""
 
 
 def write_report(folder: Path, is_locked: IsLocked) -> Path:
@@ -125,8 +127,8 @@ def _small_chart(name: str, label: str, points: Sequence[Point], css: str, dots:
         return ""
     low, high = visible_range(points)
     y_range = (low, high) if dots else (0.0, high)
-    lines = [Line(points, label, css, dots)]
-    if not dots:
+    lines = [Line(thin(points), label, css, dots)]
+    if name in NOISY:
         lines = [Line(thin(points), label, f"{css} raw"), Line(thin(smooth(points)), label, css)]
     chart = line_chart(lines, f"{label} over tokens", y_range, width=350, height=170)
     return f'<div class="card"><h3>{_metric(name, label)}</h3>{chart}</div>'
@@ -228,12 +230,8 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Collect
     head = "".join(f"<th{css}>{name}</th>" for css, name in zip(classes, headers, strict=True))
     body = "".join(_row(row, classes) for row in rows)
     table = f"<table>{f'<tr>{head}</tr>' if any(headers) else ''}{body}</table>"
-    opened = " open" if len(rows) <= OPEN_ROWS else ""
-    return (
-        f'<div class="card">{table}</div>'
-        if opened
-        else f"<details><summary>{len(rows)} rows</summary>{table}</details>"
-    )
+    card = f'<div class="card">{table}</div>'
+    return card if len(rows) <= OPEN_ROWS else f"<details><summary>all {len(rows)} rows</summary>{card}</details>"
 
 
 def _row(row: Iterable[Any], classes: Sequence[str]) -> str:
