@@ -56,9 +56,9 @@ class Engine:
         Raises ``UserError`` when the prompt does not fit the context or an option names an id outside the vocabulary.
         """
         assert options.beams == 1, "beam search is gptloom.generation.beam"
-        outside = [token_id for token_id in options.logit_bias if token_id >= self.model.config.vocab_size]
+        outside = [token_id for token_id in options.logit_bias if token_id >= self.model.vocab_size]
         if outside:
-            last = self.model.config.vocab_size - 1
+            last = self.model.vocab_size - 1
             raise UserError(Problem(f"logit_bias names the id {outside[0]}, but this model's ids are 0…{last}"))
         ids = fit_prompt(prompt, self.model.config.context, options)
         seed = secrets.randbits(48) if options.seed is None else options.seed
@@ -136,7 +136,7 @@ class Engine:
             [choice.request.options for choice in choices],
             [choice.request.prompt for choice in choices],
             [choice.generated.ids for choice in choices],
-            self.model.config.vocab_size,
+            self.model.vocab_size,
             self.model.device,
         )
 

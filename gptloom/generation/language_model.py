@@ -98,7 +98,7 @@ class LanguageModel:
     @cached_property
     def inference(self) -> InferenceModel:
         """The copy that decodes, made when first used."""
-        model = prepare(self.model, self._precision)
+        model = prepare(self.model, self._precision, self.tokenizer.vocab_size)
         if self._compile:
             model.compile()
         return model
@@ -191,7 +191,7 @@ class LanguageModel:
         if len(ids) > context:
             raise UserError(Problem(f"the prompt has {len(ids):,} tokens; this model's context is {context:,}"))
         hidden = self.inference.hidden(torch.tensor([ids], device=self.inference.device))[0, -1]
-        top = self.inference.logits(hidden).softmax(-1).topk(min(k, self.model.config.vocab_size))
+        top = self.inference.logits(hidden).softmax(-1).topk(min(k, self.inference.vocab_size))
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return [NextToken(self.tokenizer.token_text(token_id), token_id, p) for token_id, p in pairs]
 

@@ -179,6 +179,7 @@ class InferenceModel(nn.Module):
         self._one_row_head: Callable[..., Tensor] | None = None
         scale = output.scale if isinstance(output, Int8Linear) else output.weight
         assert isinstance(scale, Tensor)
+        self.vocab_size = len(scale)
         self.dtype = scale.dtype  # of hidden states and the KV cache
         self.device = scale.device
 
@@ -243,16 +244,20 @@ class InferenceModel(nn.Module):
 
 
 @torch.no_grad()
-def prepare(model: Transformer, precision: Precision = "fp32") -> InferenceModel:
-    """An inference copy of ``model``, on its device. In the model's own precision weights are shared, not copied, so that
-    the copy follows a model that is being trained; otherwise they are converted once."""
+def prepare(model: Transformer, precision: Precision = "fp32", vocab_size: int | None = None) -> InferenceModel:
+    """An inference copy of ``model``, on its device.
+
+    In the model's own precision weights are shared, not copied, so that the copy follows a model that is being trained;
+    otherwise they are converted once. ``vocab_size`` leaves out the spare rows of a head that is larger than its
+    tokenizer's vocabulary: they are not tokens, and probabilities add up to 1 without them.
+    """
     share: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     body = deepcopy(model, share).eval()
     if precision == "int8":
         dtype = torch.bfloat16 if has_fast_bf16(model.head_weight.device) else torch.float32
     else:
         dtype = DTYPES[precision]
-    output: nn.Module = _linear(model.head_weight, None, dtype, precision)
+    output = _linear(model.head_weight[:vocab_size], None, dtype, precision)
     _convert(body, dtype, precision)
     if model.head is None:
         if isinstance(output, Int8Linear):
