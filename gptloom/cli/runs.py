@@ -102,13 +102,14 @@ def run_show(resolved: Resolved[RunOptions], out: Output) -> None:
     lists = ("options", "checkpoints", "guards", "samples")
     readable = {
         **{name: value for name, value in shown.items() if name not in lists},
+        **{name: _figure(shown[name]) for name in ("loss", "valid_loss", "bits_per_byte")},
         "started": _age(shown["started"]),
         "updated": _age(shown["updated"]),
         "size": human_bytes(shown["size"]),
     }
     chosen = {name: setting for name, setting in shown["options"].items() if setting["source"] != "default"}
     rows = [(name.replace("_", " "), value) for name, value in readable.items() if value is not None]
-    rows += [(name, f"{setting['value']}  ({setting['source']})") for name, setting in chosen.items()]
+    rows += [(name, f"{_plain(setting['value'])}  ({setting['source']})") for name, setting in chosen.items()]
     rows += [("checkpoint", path) for path in shown["checkpoints"]]
     out.table(("", ""), rows)
     for event in [*shown["guards"], *shown["samples"]]:
@@ -213,6 +214,10 @@ def run_lineage(resolved: Resolved[LineageOptions], out: Output) -> None:
 
 def _figure(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}"
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _age(moment: float | None) -> str | None:

@@ -92,7 +92,7 @@ def _axes(right: float, y_range: tuple[float, float], width: int, height: int, p
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{row + 4:.1f}" text-anchor="end">{_number(y)}</text>')
     for x in ticks(0, right, width // 85):
         column, _ = place(x, 0)
-        anchor = "end" if column > width - 40 else "middle"
+        anchor = "end" if column > width - 18 else "middle"
         label = human_count(x)
         parts.append(f'<text class="tick" x="{column:.1f}" y="{height - 8}" text-anchor="{anchor}">{label}</text>')
     return parts
