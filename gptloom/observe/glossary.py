@@ -80,9 +80,9 @@ METRICS = (
     ),
     Metric(
         "seconds",
-        "Time spent in training steps so far, in seconds.",
-        "Grows evenly with the steps.",
-        "Much less than the time on the clock: evaluations, samples or saves are too frequent.",
+        "How long the evaluation took, in seconds.",
+        "A small part of the time between two evaluations.",
+        "Too long: raise --eval-every, or lower --limit-batches.",
     ),
 )
 
