@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> P
         "run": asdict(run.state),
         "guard": run.guard.state(),
         "loss_scale": run.optimizer.loss_scale and asdict(run.optimizer.loss_scale),
+        "schedule": run.settings.schedule and asdict(run.settings.schedule),
         "facts": facts,
         "sha256": {
             path.relative_to(part).as_posix(): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()
@@ -67,20 +68,32 @@ def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> P
     return target
 
 
-def prune(run: Path, keep_last: int, keep_steps: set[int]) -> None:
+def prune(run: Path, keep_last: int, keep_steps: Collection[int | None]) -> None:
     """Deletes all but the last ``keep_last`` checkpoints and those of ``keep_steps``."""
     steps = list(finished_checkpoints(run).items())
     for step, path in steps[: max(0, len(steps) - keep_last)]:
         if step not in keep_steps:
-            shutil.rmtree(path)
+            _delete(path)
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Deletes the checkpoints beyond ``step``, from which the run goes on: it will not come by those weights again."""
+    for later, path in finished_checkpoints(run).items():
+        if later > step:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Takes the checkpoint's name away first, so that one broken off in the middle is not taken for a whole one."""
+    hidden = path.with_name(f".{path.name}.part")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a checkpoint, after every file has been compared with its checksum. UserError when one differs."""
-    document: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    if document["version"] > VERSION:
-        message = f"made by a newer gptloom (checkpoint version {document['version']}, this one knows {VERSION})"
-        raise UserError(Problem(message, str(path), "pip install --upgrade gptloom"))
+    document = _read_state(path)
     problems = []
     for name, expected in document["sha256"].items():
         if not (path / name).exists():
@@ -88,10 +101,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         elif _sha256(path / name) != expected:
             problems.append(Problem("the file is damaged: its checksum differs", str(path / name)))
     if problems:
-        others = [str(other) for other in finished_checkpoints(path.parent.parent).values() if other != path]
-        mend = f"rm -r {path}, then resume from {others[-1]}" if others else "train again: no other checkpoint is left"
-        raise UserError(*problems, Problem("the checkpoint cannot be used", str(path), mend))
+        raise UserError(*problems, Problem("the checkpoint cannot be used", str(path), _mend(path)))
     return document
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        version = document["version"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            Problem("the file is damaged: no state of a checkpoint", str(path / STATE), _mend(path))
+        ) from None
+    if version > VERSION:
+        message = f"made by a newer gptloom (checkpoint version {version}, this one knows {VERSION})"
+        raise UserError(Problem(message, str(path), "pip install --upgrade gptloom"))
+    return document
+
+
+def _mend(path: Path) -> str:
+    run = path.parent.parent
+    others = [step for step, other in finished_checkpoints(run).items() if other != path]
+    if not others:
+        return "train again: no other checkpoint is left"
+    return f"move {path.name} away, then gptloom resume {run}: it goes on from step {others[-1]}"
 
 
 def restore(run: Run, path: Path, document: dict[str, Any]) -> None:

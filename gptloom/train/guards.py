@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -66,9 +67,13 @@ class Guard:
             "  try, in this order: a third of the learning rate (--lr), a longer --warmup, --precision fp32"
         )
 
-    def state(self) -> dict[str, float | int]:
-        return {name: getattr(self, name) for name in ("mean", "variance", "seen", "refused_in_a_row")}
+    def state(self) -> dict[str, Any]:
+        """What it remembers, for a checkpoint; losses as text, since JSON has no NaN."""
+        numbers = {name: getattr(self, name) for name in ("mean", "variance", "seen", "refused_in_a_row")}
+        return {**numbers, "recent": [[step, repr(loss), repr(norm)] for step, loss, norm in self.recent]}
 
-    def load(self, state: dict[str, float | int]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state``."""
         for name, value in state.items():
             setattr(self, name, value)
+        self.recent = [(step, float(loss), float(norm)) for step, loss, norm in state["recent"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,9 @@ class Evaluate:
         started = time.perf_counter()
         result = self.validate(run)
         state = run.state
-        state.valid_loss, state.bits_per_byte = result.loss, result.bits_per_byte
-        if state.best_value is None or result.loss < state.best_value:
+        finite = math.isfinite(result.loss)
+        state.valid_loss, state.bits_per_byte = (result.loss, result.bits_per_byte) if finite else (None, None)
+        if finite and (state.best_value is None or result.loss < state.best_value):
             state.best_step, state.best_value, state.stale_evaluations = state.step, result.loss, 0
         else:
             state.stale_evaluations += 1
@@ -59,15 +61,19 @@ class Patience:
 
 
 class Save:
-    """A checkpoint every ``every`` steps, at the end and when the run is asked to stop; the last two and the best are kept."""
+    """A checkpoint every ``every`` steps, at the end and when the run is asked to stop.
+
+    Kept are the last ``keep_last``, the best, and the one before a trapezoid comes down, from which a run is extended.
+    """
 
     def __init__(self, save: Callable[[Run], object], every: int, keep_last: int = 2) -> None:
         self.save, self.every, self.keep_last = save, every, keep_last
 
     def __call__(self, event: Event, run: Run) -> None:
         best_now = event["type"] == "evaluate" and run.state.best_step == run.state.step
-        if due(event, run, self.every) or best_now or event["type"] == "closing":
+        stable_end = run.settings.schedule.stable_end if run.settings.schedule else None
+        decay_begins = event["type"] == "train" and run.state.step == stable_end
+        if due(event, run, self.every) or best_now or decay_begins or event["type"] == "closing":
             self.save(run)
-            kept = {run.state.best_step} if run.state.best_step is not None else set()
-            prune(run.path, self.keep_last, kept)
+            prune(run.path, self.keep_last, {run.state.best_step, stable_end})
             run.write_state()

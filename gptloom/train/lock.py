@@ -23,9 +23,9 @@ class RunLock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> None:
-        """Raises UserError when another process works on the run."""
+        """Raises UserError when another process works on the run, and OSError when the folder cannot be written."""
         file = self.path.open("a+b")
-        if not _try_lock(file):
+        if not _try_for(file, 0.2):
             file.close()
             raise UserError(
                 Problem(
@@ -51,12 +51,18 @@ def is_locked(run: Path) -> bool:
     path = run / NAME
     if not path.exists():
         return False
-    try:
-        file = path.open("a+b")
-    except OSError:
-        return True
-    with file:
+    with path.open("rb") as file:
         return not _try_lock(file)
+
+
+def _try_for(file: IO[bytes], seconds: float) -> bool:
+    """``is_locked`` holds the lock for the moment of its look; a process that only looks is waited for."""
+    end = time.monotonic() + seconds
+    while not _try_lock(file):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _holder(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from gptloom.config.errors import GuardStop
 from gptloom.data.batch import Batch
+from gptloom.train.checkpoint import forget_after
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer
 from gptloom.train.run import Hook, Run
@@ -36,6 +38,7 @@ def fit(
     settings, state = run.settings, run.state
     meter = _Meter(run)
     with run.working():
+        forget_after(run.path, state.step)
         run.emit("start", steps=settings.steps, **run.summary)
         while state.step < settings.steps and not run.check_stop():
             model.train()
@@ -43,8 +46,10 @@ def fit(
             losses = forward_backward(run, objective, batch, model, optimizer)
             norm = float(optimizer.gradient_norm())
             loss = sum(objective.weights[term] * value for term, value in losses.items())
-            refusal = run.guard.refuse(state.step, loss, norm)
-            if refusal is None:
+            # fp16 finds its scale by overflowing now and then: such a step is left out, and nothing is wrong.
+            overflowed = optimizer.overflowed and math.isfinite(loss)
+            refusal = None if overflowed else run.guard.refuse(state.step, loss, norm)
+            if refusal is None and not overflowed:
                 if settings.clip and norm > settings.clip:
                     optimizer.scale_gradients(settings.clip / norm)
                 optimizer.step(settings.schedule(state.step) if settings.schedule else 1.0)
@@ -53,7 +58,9 @@ def fit(
             state.tokens += batch.tokens
             meter.step_done(batch.tokens)
             if refusal is not None:
-                run.emit("guard", sync=True, reason=refusal, action="update skipped", loss=loss, grad_norm=norm)
+                text = run.describe(batch) if run.describe else None
+                facts = {"loss": loss, "grad_norm": norm, "text": text}
+                run.emit("guard", sync=True, reason=refusal, action="update skipped", **facts)
                 if run.guard.exhausted:
                     raise GuardStop(run.guard.diagnosis(optimizer.lr))
             last = state.step == settings.steps
@@ -82,6 +89,8 @@ def forward_backward(
     """
     settings = run.settings
     counts = {term: count for term, count in objective.count(batch).items() if count > 0}
+    if not counts:
+        raise ValueError(f"the batch of step {run.state.step} holds nothing to learn: every term counts 0 items")
     sums = dict.fromkeys(counts, 0.0)
     for index, micro in enumerate(batch.split(settings.micro_batch or len(batch.ids))):
         torch.manual_seed(draw_seed(settings.seed, run.state.step, index))

@@ -40,6 +40,9 @@ class Optimizer:
         self.trained = trained
         self._parts = _build(trained, settings)
         self.loss_scale = LossScale() if dtype == torch.float16 else None
+        self.overflowed = (
+            False  # whether the gradients of this step were too large for fp16, and scaling lower may help
+        )
         for part in self._parts:
             for group in part.param_groups:
                 group["top_lr"] = group["lr"]
@@ -61,7 +64,9 @@ class Optimizer:
         grads = [tensor.grad for tensor in self.trained.values() if tensor.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.loss_scale is not None:
-            self.loss_scale.update(overflowed=not bool(torch.isfinite(norm)))
+            finite = bool(torch.isfinite(norm))
+            self.overflowed = not finite and self.loss_scale.scale > 1
+            self.loss_scale.update(overflowed=not finite)
         return norm
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from gptloom.train.schedules import Schedule
 if TYPE_CHECKING:
     from torch import nn
 
+    from gptloom.data.batch import Batch
     from gptloom.train.optimizers import Optimizer
 
 VERSION = 1
@@ -74,6 +75,7 @@ class Run:
         self.guard = Guard()
         self.hooks: Sequence[Hook] = ()
         self.summary: dict[str, Any] = {}  # shown in the start event
+        self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
         self.stopping: str | None = None
         self._signal: str | None = None
         self.device = torch.device("cpu")
@@ -132,9 +134,9 @@ class Run:
 
     def _end(self, state: str, reason: str) -> None:
         self.state.state, self.state.reason = state, reason
+        self.write_state()  # before any hook may fail
         if self._log is not None:
             self.emit("end", sync=True, state=state, reason=reason)
-        self.write_state()
 
     def check_stop(self) -> bool:
         """Whether the run should end now: a signal, a hook or ``gptloom stop``."""
@@ -156,13 +158,17 @@ class Run:
                 raise KeyboardInterrupt
             self._signal = signal.Signals(number).name
 
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        before = {name: signal.signal(getattr(signal, name), on_signal) for name in names}
+        there = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # One that is ignored stays ignored: ``nohup`` means it.
+        before = {number: signal.getsignal(number) for number in there}
+        heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        for number in heard:
+            signal.signal(number, on_signal)
         try:
             yield
         finally:
-            for name, handler in before.items():
-                signal.signal(getattr(signal, name), handler)
+            for number, handler in heard.items():
+                signal.signal(number, handler)
 
 
 def read_state(run: Path) -> RunState:
@@ -191,11 +197,12 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> None:
         if not overwrite:
             mend = f"gptloom resume {folder}, another --out, or --overwrite"
             raise UserError(Problem("there is a run in this folder already", str(folder), mend))
-        lock = RunLock(folder)
-        lock.acquire()
-        lock.release()
-        shutil.rmtree(folder)
     try:
+        if folder.is_dir() and (folder / STATE).exists():
+            lock = RunLock(folder)
+            lock.acquire()
+            lock.release()
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()

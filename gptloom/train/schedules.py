@@ -32,13 +32,18 @@ class Schedule:
                 f"warm-up {self.warmup} and decay {self.decay} do not fit in {self.steps - self.begin} steps"
             )
 
+    @property
+    def stable_end(self) -> int | None:
+        """The step after which a trapezoid comes down: up to it, a longer run would have been the same."""
+        return self.steps - self.decay if self.kind == "trapezoid" else None
+
     def __call__(self, step: int) -> float:
         """The factor for the update that makes step ``step + 1`` (the first update is step 0)."""
         if step - self.begin < self.warmup:
             return (step - self.begin + 1) / self.warmup
         if self.kind == "constant":
             return 1.0
-        start = self.steps - self.decay if self.kind == "trapezoid" else self.begin + self.warmup
+        start = self.begin + self.warmup if self.stable_end is None else self.stable_end
         if step < start:
             return 1.0
         done = min(1.0, (step - start) / max(1, self.steps - start))

@@ -15,16 +15,13 @@ from gptloom.train.objective import Objective
 
 @dataclass(frozen=True)
 class Validation:
-    """Sums over a held-out text: ``losses`` per item of each term, items and, where known, bytes of what was predicted."""
+    """What a held-out text costs: the loss (weighted over terms) and each term's, per item; nats and UTF-8 bytes in all."""
 
+    loss: float
     losses: dict[str, float]
-    items: int
+    items: int  # predictions that count
     nats: float
-    n_bytes: int | None
-
-    @property
-    def loss(self) -> float:
-        return self.nats / self.items
+    n_bytes: int | None  # of what was predicted; None where the ids stand for no text
 
     @property
     def perplexity(self) -> float:
@@ -64,6 +61,8 @@ def validate(
         if id_bytes is not None:
             n_bytes += int(id_bytes[batch.targets[counted]].sum())
     model.train(training)
-    losses = {term: sums[term] / counts[term] for term in sums}
-    nats = sum(objective.weights[term] * value for term, value in sums.items())
-    return Validation(losses, items, nats, n_bytes or None)
+    losses = {term: sums[term] / counts[term] for term in sums if counts[term] > 0}
+    if not losses:
+        raise ValueError("the validation batches hold nothing to predict")
+    loss = sum(objective.weights[term] * value for term, value in losses.items())
+    return Validation(loss, losses, items, sum(sums.values()), n_bytes or None)
