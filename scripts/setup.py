@@ -174,7 +174,8 @@ def offers_torch(python: Path, index: str) -> bool:
     except subprocess.TimeoutExpired:
         return False
     version = torch_requirement().partition("==")[2]
-    return done.returncode == 0 and re.search(rf"\b{re.escape(version)}\b", done.stdout) is not None
+    available = re.search(r"^Available versions: (.*)$", done.stdout, re.MULTILINE)
+    return available is not None and version in re.split(r"[, ]+|\+\w+", available.group(1))
 
 
 def torch_requirement() -> str:
