@@ -20,7 +20,7 @@ from gptloom.config.options import (
     ThreadsOption,
 )
 
-GenerationPrecision = Literal["auto", "fp32", "bf16", "int8"]
+GenerationPrecision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 # What beam search takes beside its own two options; every other sampling option would be ignored, so it is refused.
 _BEAM_OPTIONS = frozenset({"beams", "length_penalty", "n", "max_tokens", "truncate_prompt"})
@@ -42,7 +42,7 @@ class SamplingOptions(Options):
     )
     stop: list[str] = Field([], description="texts that end a completion; they are not part of it")
     seed: int | None = Field(
-        None, ge=0, lt=2**63, description="makes the draws repeatable (default: a fresh one, told)"
+        None, ge=0, lt=2**62, description="makes the draws repeatable (default: a fresh one, told)"
     )
     n: int = Field(1, gt=0, description="completions per prompt")
     best_of: int | None = Field(
@@ -123,7 +123,7 @@ class GenerateOptions(
     stream: bool | None = Field(None, description="print text as it is written (default: one completion at a terminal)")
     slots: int = Field(16, gt=0, description="completions written side by side")
     precision: GenerationPrecision = Field(
-        "auto", description="numbers the weights are kept in (auto: bf16 for 30M parameters and more where it is fast)"
+        "auto", description="numbers the weights are kept in (auto: bf16 where the hardware multiplies it fast)"
     )
     untrained: bool = Field(False, description="accept a preset, whose weights are random")
 
@@ -136,7 +136,7 @@ class GenerateOptions(
             mend = "--prompt TEXT, --prompts FILE, or --prompt '' for a new document"
             problems.append(Problem("there is no prompt", mend=mend))
         if self.show_choices is not None:
-            used = self.model_fields_set & {*SamplingOptions.model_fields, "out", "stream", "slots"}
+            used = self.model_fields_set & {*SamplingOptions.model_fields, "out", "stream", "slots", "compile"}
             problems += [Problem(f"show_choices writes nothing, so {name} would be ignored") for name in sorted(used)]
         if self.stream and (self.out or self.json_ or self.prompts or len(self.prompt) > 1):
             problems.append(

@@ -14,7 +14,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.generate import SamplingOptions
 from gptloom.generation.beam import beam_search
 from gptloom.generation.engine import Engine
-from gptloom.generation.requests import FinishReason, Generated
+from gptloom.generation.requests import Event, FinishReason, Generated
 from gptloom.generation.weights import DTYPES, InferenceModel, Precision, prepare
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import Tokenizer
@@ -121,7 +121,10 @@ class LanguageModel:
         return answers[0] if isinstance(prompt, str) else answers
 
     def complete(self, prompts: Sequence[str], options: SamplingOptions) -> Iterator[list[Completion]]:
-        """``options.n`` completions of each prompt, in order, each prompt's as soon as they and those before are done."""
+        """``options.n`` completions of each prompt, in order, each prompt's as soon as they and those before are done.
+
+        Prompt i draws with ``seed`` + i. ``UserError`` when a prompt does not fit, before any is answered.
+        """
         encoded = [self._encode(prompt) for prompt in prompts]
         if options.beams > 1:
             for prompt, ids in zip(prompts, encoded, strict=True):
@@ -140,12 +143,15 @@ class LanguageModel:
 
         Takes the options of ``generate`` except ``n``, ``best_of`` and ``beams``.
         """
-        sampling = SamplingOptions(**options)
-        if sampling.written > 1 or sampling.beams > 1:
+        return (event.text for event in self.events(prompt, SamplingOptions(**options)) if event.text)
+
+    def events(self, prompt: str, options: SamplingOptions) -> Iterator[Event]:
+        """One completion, token by token. ``UserError`` at the call when more than one is asked for or it can't begin."""
+        if options.written > 1 or options.beams > 1:
             raise UserError(Problem("a stream is one completion: n, best_of and beams exclude it", mend="use generate"))
-        engine = self._engine(1, sampling.max_tokens)
-        engine.add(self._encode(prompt), sampling)
-        return _pieces(engine)
+        engine = self._engine(1, options.max_tokens)
+        engine.add(self._encode(prompt), options)
+        return _events(engine)
 
     def _engine(self, rows: int, max_tokens: int) -> Engine:
         if rows == 1:
@@ -204,8 +210,10 @@ def _add_all(engine: Engine, prompts: Sequence[list[int]], options: SamplingOpti
     """Adds every prompt; ``UserError`` names all those that don't fit, by their number."""
     numbers, problems = [], []
     for index, ids in enumerate(prompts, start=1):
+        # Prompt i of a list draws with seed + i, so that equal prompts are not answered alike; a Completion tells its own.
+        seed = None if options.seed is None else options.seed + index - 1
         try:
-            numbers.append(engine.add(ids, options))
+            numbers.append(engine.add(ids, options.model_copy(update={"seed": seed})))
         except UserError as error:
             where = f"prompt {index}" if len(prompts) > 1 else None
             problems += [Problem(problem.what, where, problem.mend) for problem in error.problems]
@@ -214,11 +222,9 @@ def _add_all(engine: Engine, prompts: Sequence[list[int]], options: SamplingOpti
     return numbers
 
 
-def _pieces(engine: Engine) -> Iterator[str]:
+def _events(engine: Engine) -> Iterator[Event]:
     while not engine.idle:
-        for event in engine.step():
-            if event.text:
-                yield event.text
+        yield from engine.step()
 
 
 def _completion(prompt: str, generated: Generated, drawn: bool = True) -> Completion:

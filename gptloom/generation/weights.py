@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptloom.config.errors import Problem, UserError
 from gptloom.model.attention import LayerCache
 from gptloom.model.block import Block
 from gptloom.model.cache import BUCKET, KVCache
@@ -199,7 +200,8 @@ class InferenceModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> scores [..., V] in fp32."""
         if self._one_row_head is not None and hidden.numel() == hidden.shape[-1]:
-            scores = self._one_row_head(self.output, hidden)
+            # A copy, so that the row's place in a larger tensor, its strides and its shape don't make new graphs.
+            scores = self._one_row_head(self.output, hidden.flatten().clone()).view(*hidden.shape[:-1], -1)
         else:
             scores = self.output(hidden)
         return softcap(scores.float(), self.config.logit_softcap)
@@ -215,11 +217,12 @@ class InferenceModel(nn.Module):
 
     def compile(self) -> bool:  # type: ignore[override]
         """Compiles the step for a single row: two graphs, whatever the lengths. Without a working compiler the model stays
-        as it is, a warning says why, and the answer is False. ``ValueError`` on anything but a CPU."""
+        as it is, a warning says why, and the answer is False. ``UserError`` on anything but a CPU."""
         if self.compiled:
             return True
         if self.device.type != "cpu":
-            raise ValueError(f"the compiled step for one row is made for CPUs, and the model is on {self.device}")
+            what = f"the compiled step for one row is made for CPUs, and the model is on {self.device.type}"
+            raise UserError(Problem(what, mend="--no-compile"))
         self._set_one_row(_compiled(_one_row_block), _compiled(_one_row_head))
         try:
             token = torch.zeros(1, dtype=torch.long)

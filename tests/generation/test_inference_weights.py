@@ -84,7 +84,8 @@ def test_compiled_step_equals_eager_with_two_graphs(make_model: MakeModel, preci
     copy = prepare(model, precision)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert copy.compile() and copy.compiled
-    assert torch.allclose(decoded(copy, IDS[:1]), expected, atol=2e-2 if precision == "int8" else 1e-4)
+    difference = decoded(copy, IDS[:1]) - expected
+    assert difference.square().mean().sqrt() <= (0.05 if precision == "int8" else 1e-5), "int8 works in bf16"
     long = IDS.reshape(1, -1).repeat(1, 3)[:, :200]
     decoded(copy, long, prompt=3)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 2

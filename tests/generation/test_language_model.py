@@ -29,10 +29,10 @@ def test_a_text_gives_a_completion(language_model: LanguageModel) -> None:
 def test_several_give_lists(language_model: LanguageModel) -> None:
     two = language_model.generate("a", n=2, max_tokens=3, seed=1)
     assert [type(answer) for answer in two] == [Completion, Completion]
-    assert language_model.generate(["a", "bcd"], max_tokens=3, seed=1)[0] == two[0]
+    assert language_model.generate(["a", "bcd"], max_tokens=3, seed=1)[0].ids == two[0].ids
     nested = language_model.generate(["a", "bcd"], n=2, max_tokens=3, seed=1)
     assert [[answer.prompt for answer in answers] for answers in nested] == [["a", "a"], ["bcd", "bcd"]]
-    assert nested[0] == two
+    assert [answer.ids for answer in nested[0]] == [answer.ids for answer in two]
 
 
 def test_stream_gives_the_text_of_generate(language_model: LanguageModel) -> None:
