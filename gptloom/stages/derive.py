@@ -62,8 +62,8 @@ def choose_context(config: ModelConfig, n_tokens: int) -> Choice:
 
 
 def choose_batch_tokens(total_tokens: float, context: int) -> Choice:
-    """A power of two that leaves some 1,200 steps, from one window up to GPT-3's half a million tokens."""
-    wanted = min(max(total_tokens / 1200, context), 2**19)
+    """A power of two that leaves some 1,200 steps, from 2,048 (fewer keep no machine busy) to GPT-3's half a million."""
+    wanted = min(max(total_tokens / 1200, 2048), 2**19)
     batch = 2 ** round(math.log2(wanted))
     batch = max(context, batch // context * context)
     return Choice(batch, f"about 1,200 steps over {human_count(total_tokens)} tokens")

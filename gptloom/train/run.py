@@ -77,6 +77,7 @@ class Run:
         self.summary: dict[str, Any] = {}  # shown in the start event
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
         self.stopping: str | None = None
+        self._unseen: list[dict[str, Any]] = []
         self._signal: str | None = None
         self.device = torch.device("cpu")
         self.model: nn.Module
@@ -91,15 +92,26 @@ class Run:
         return cls(folder, settings, RunState())
 
     def emit(self, type: str, *, write: bool = True, sync: bool = False, **fields: Any) -> None:
-        """Appends an event (unless ``write`` is false) and shows it to every hook, in the order listed."""
+        """Appends an event (unless ``write`` is false) and shows it to every hook, in the order listed.
+
+        An event that a hook emits is shown after every hook has seen the one at hand: all see them as they were written.
+        """
         if write:
             assert self._log is not None, "events are emitted inside `working`"
             event = self._log.append(type, step=self.state.step, sync=sync, **fields)
         else:
             event = {"type": type, "step": self.state.step, **fields}
-        for hook in self.hooks:
-            if hook(event, self) == "stop" and self.stopping is None:
-                self.stopping = f"finished: {getattr(hook, '__name__', hook.__class__.__name__)} asked to stop"
+        self._unseen.append(event)
+        if len(self._unseen) > 1:
+            return
+        try:
+            while self._unseen:
+                for hook in self.hooks:
+                    if hook(self._unseen[0], self) == "stop" and self.stopping is None:
+                        self.stopping = f"finished: {getattr(hook, '__name__', hook.__class__.__name__)} asked to stop"
+                self._unseen.pop(0)
+        finally:
+            self._unseen.clear()  # a hook that failed must not keep the end from being shown
 
     def write_state(self) -> None:
         write_text(self.path / STATE, json.dumps({"version": VERSION, **asdict(self.state)}, indent=1) + "\n")
