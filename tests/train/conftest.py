@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ CONFIG = ModelConfig(vocab_size=V, context=T, n_layer=2, n_head=2, d_model=16, d
 class TwoTerms:
     """Next token, and the squared length of every hidden state at even ids: terms of unequal counts and weights."""
 
-    weights = {"next_token": 1.0, "length": 0.25}
+    weights: Mapping[str, float] = {"next_token": 1.0, "length": 0.25}
 
     def count(self, batch: Batch) -> dict[str, float]:
         return {"next_token": float(batch.weights.sum()), "length": float((batch.ids % 2 == 0).sum())}

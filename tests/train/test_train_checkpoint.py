@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptloom.config.errors import UserError
+from gptloom.config.model import ModelConfig
+from gptloom.model.reference import finished_checkpoints, resolve_reference
+from gptloom.model.store import load_model, save_model
+from gptloom.observe.events import read_events
+from gptloom.train.checkpoint import masters_state, name_of, prune, read_checkpoint, save_checkpoint
+from gptloom.train.hooks import Save
+from gptloom.train.objective import NextToken
+from gptloom.train.schedules import Schedule
+
+CONFIG = ModelConfig(vocab_size=29, context=12, n_layer=2, n_head=2, d_model=16, d_ff=32)
+SCRIPT = Path(__file__).parent / "tiny_training.py"
+
+
+def save(run) -> Path:
+    return save_checkpoint(run, lambda folder: save_model(folder, masters_state(run), CONFIG), {"threads": 1})
+
+
+@pytest.fixture
+def trained(train):
+    """Four steps in bf16, saved at 2 and 4."""
+    return train(steps=4, dtype=torch.bfloat16, objective=NextToken(), hooks=[Save(save, every=2)])
+
+
+def test_the_layout_is_as_promised(trained) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    assert {path.name for path in folder.iterdir()} == {"model", "optimizer.safetensors", "state.json"}
+    assert {path.name for path in folder.parent.iterdir()} == {"step-00000002", "step-00000004"}
+    document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    assert document["version"] == 1 and document["run"]["step"] == 4 and document["facts"] == {"threads": 1}
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"state.json"}
+    assert document["sha256"] == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(files)
+    }
+    newest = max(folder.rglob("*"), key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
+    assert newest.name == "state.json"
+
+
+def test_the_weights_are_the_masters_once(trained) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    model, _ = load_model(folder / "model")
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, trained.weights[name])
+    stored = load_file(folder / "optimizer.safetensors")
+    assert {key.rsplit("/", 1)[1] for key in stored} == {"step", "exp_avg", "exp_avg_sq"}
+    assert resolve_reference(str(folder)).path == folder / "model"
+
+
+def test_checkpoints_are_told_in_the_events(trained) -> None:
+    told = [e for e in read_events(trained.run.path / "events.jsonl") if e["type"] == "checkpoint"]
+    assert [(e["step"], e["path"], e["kind"]) for e in told] == [
+        (2, "checkpoints/step-00000002", "last"),
+        (4, "checkpoints/step-00000004", "last"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "model/model.safetensors", "model/config.json"])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
+def test_a_harmed_file_is_named(trained, name: str, harm: str) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif harm == "truncate":
+        path.write_bytes(content[:-7])
+    else:
+        path.unlink()
+    with pytest.raises(UserError) as refused:
+        read_checkpoint(folder)
+    problem, summary = refused.value.problems
+    assert problem.where == str(path)
+    assert ("missing" if harm == "delete" else "damaged") in problem.what
+    assert summary.mend and "step-00000004" in summary.mend and "goes on from step 2" in summary.mend
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1, "ru'])
+def test_a_harmed_state_is_named(trained, content: str) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    (folder / "state.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(folder)
+
+
+def test_a_newer_checkpoint_is_refused(trained) -> None:
+    path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
+    with pytest.raises(UserError, match="newer gptloom.*version 2"):
+        read_checkpoint(path.parent)
+
+
+def test_without_state_json_it_is_not_finished(trained) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    (folder / "state.json").unlink()
+    assert list(finished_checkpoints(trained.run.path)) == [2]
+
+
+def test_pruning_keeps_the_last_ones_and_those_named(train) -> None:
+    done = train(steps=8, objective=NextToken(), hooks=[Save(save, every=1, keep_last=9)])
+    prune(done.run.path, 2, {3, None})
+    assert list(finished_checkpoints(done.run.path)) == [3, 7, 8]
+    assert not list((done.run.path / "checkpoints").glob(".*"))
+
+
+def test_save_keeps_the_best_and_the_one_before_the_decay(train) -> None:
+    def best_is_three(event, run) -> None:
+        if event["type"] == "train" and event["step"] == 3:
+            run.state.best_step = 3
+            run.emit("evaluate", valid_loss=1.0)
+
+    schedule = Schedule(12, kind="trapezoid", decay=7)
+    done = train(steps=12, schedule=schedule, objective=NextToken(), hooks=[best_is_three, Save(save, every=2)])
+    assert list(finished_checkpoints(done.run.path)) == [3, 5, 10, 12]
+
+
+def test_a_run_that_goes_back_forgets_what_lay_ahead(train, tmp_path) -> None:
+    from gptloom.train.loop import fit
+
+    done = train(steps=6, objective=NextToken(), hooks=[Save(save, every=2, keep_last=9)])
+    done.run.state.step = 2
+    ahead: list[list[int]] = []
+    fit(
+        done.run,
+        NextToken(),
+        lambda step: pytest.fail("stopped before the first batch"),
+        done.model,
+        done.optimizer,
+        [lambda event, run: ahead.append(list(finished_checkpoints(run.path))) or "stop"],
+    )
+    assert ahead[0] == [2]
+
+
+def whole(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    last = folder / "checkpoints" / name_of(max(finished_checkpoints(folder)))
+    return load_file(last / "model" / "model.safetensors"), load_file(last / "optimizer.safetensors")
+
+
+def assert_equal(a: Path, b: Path) -> None:
+    for ours, theirs in zip(whole(a), whole(b), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.fixture
+def go():
+    """The script's training in this process, with its one thread."""
+    threads = torch.get_num_threads()
+    yield runpy.run_path(str(SCRIPT))["main"]
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, go, kind: str) -> None:
+    """fp32 AdamW and bf16 Muon, both with dropout; killed as soon as step 7 has been done."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    go(straight, kind, 14, 0)
+    with subprocess.Popen([sys.executable, SCRIPT, broken, kind, "14", "0.1"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 7:
+                process.kill()
+    assert json.loads((broken / "state.json").read_text(encoding="utf-8"))["state"] == "running"
+    assert max(finished_checkpoints(broken)) == 6
+    go(broken, kind, 14, 0)
+    assert_equal(straight, broken)
+    losses = [
+        [(e["step"], e["loss"]) for e in read_events(run / "events.jsonl") if e["type"] == "train"]
+        for run in (straight, broken)
+    ]
+    assert losses[0] == losses[1]
+    starts = [(e["attempt"], e["step"]) for e in read_events(broken / "events.jsonl") if e["type"] == "start"]
+    assert starts == [(0, 0), (1, 6)]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path) -> None:
+    """Many kills, some of them in the middle of a save."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    subprocess.run([sys.executable, SCRIPT, straight, "adamw", "40"], check=True, stdout=subprocess.DEVNULL)
+    draw = random.Random(5)
+    for _ in range(12):
+        with subprocess.Popen([sys.executable, SCRIPT, broken, "adamw", "40"], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.uniform(0.0, 0.12))
+            process.kill()
+        for path in finished_checkpoints(broken).values():
+            read_checkpoint(path)
+    subprocess.run([sys.executable, SCRIPT, broken, "adamw", "40"], check=True, stdout=subprocess.DEVNULL)
+    assert_equal(straight, broken)
