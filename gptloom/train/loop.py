@@ -59,7 +59,7 @@ def fit(
             meter.step_done(batch.tokens)
             if refusal is not None:
                 text = run.describe(batch) if run.describe else None
-                facts = {"loss": loss, "grad_norm": norm, "text": text}
+                facts: dict[str, Any] = {"loss": loss, "grad_norm": norm, "text": text}
                 run.emit("guard", sync=True, reason=refusal, action="update skipped", **facts)
                 if run.guard.exhausted:
                     raise GuardStop(run.guard.diagnosis(optimizer.lr))

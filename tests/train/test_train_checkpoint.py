@@ -102,7 +102,7 @@ def test_a_newer_checkpoint_is_refused(trained) -> None:
     path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
-    with pytest.raises(UserError, match="newer gptloom.*version 2"):
+    with pytest.raises(UserError, match=r"newer gptloom.*version 2"):
         read_checkpoint(path.parent)
 
 
