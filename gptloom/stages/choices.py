@@ -79,6 +79,12 @@ def choose_pace(
 ) -> Resolved[PretrainOptions]:
     """Warm-up, and how often the run speaks, evaluates and saves; an evaluation takes a tenth of its interval at most."""
     options = resolved.options
+    if shards.valid is None:
+        pointless = [name for name in ("patience", "limit_batches") if getattr(options, name) is not None]
+        if pointless:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in pointless)
+            what = f"{flags} needs validation text, and there is none"
+            raise UserError(Problem(what, mend="--valid FILE, --split tail, or leave it out"))
     if options.warmup is None:
         resolved = resolved.derive("warmup", *choose_warmup(steps.steps))
     elif options.warmup > steps.steps:

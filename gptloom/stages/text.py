@@ -14,7 +14,7 @@ from gptloom.data.built import TrainingShards, check_tokenizer, load_built, name
 from gptloom.data.corpus import Corpus, read_corpus
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
-from gptloom.tokenizer.train import default_vocab_size, train_tokenizer
+from gptloom.tokenizer.train import train_tokenizer
 
 TRAINED_KINDS = ("chars", "bytes", "words")
 TOKENIZER, DATA = "tokenizer", "data"
@@ -83,12 +83,11 @@ def choose_tokenizer(
     if text.corpus is None:
         what = "token shards need the tokenizer they were made with"
         raise UserError(Problem(what, mend="--tokenizer PATH (or gpt2)"))
-    vocab_size = options.vocab_size
-    if vocab_size is None and kind == "bpe":
-        vocab_size = default_vocab_size(text.corpus.n_train_bytes)
+    tokenizer = train_tokenizer(kind, text.corpus.iter_training_text(), options.vocab_size)
+    if options.vocab_size is None and kind == "bpe":
         rule = f"from {text.corpus.n_train_bytes / 1e6:.2f} MB of training text"
-        resolved = resolved.derive("vocab_size", vocab_size, rule)
-    return train_tokenizer(kind, text.corpus.iter_training_text(), vocab_size), resolved
+        resolved = resolved.derive("vocab_size", tokenizer.vocab_size, rule)
+    return tokenizer, resolved
 
 
 def open_shards_of(text: Text, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> TrainingShards:

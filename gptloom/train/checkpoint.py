@@ -52,7 +52,6 @@ def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> P
         "run": asdict(run.state),
         "guard": run.guard.state(),
         "loss_scale": run.optimizer.loss_scale and asdict(run.optimizer.loss_scale),
-        "schedule": run.settings.schedule and asdict(run.settings.schedule),
         "facts": facts,
         "sha256": {
             path.relative_to(part).as_posix(): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()

@@ -55,6 +55,7 @@ class RunState:
     reason: str = ""
     step: int = 0
     steps: int = 0
+    begin: int = 0  # step at which the present schedule began: not 0 after an extension with a new warm-up
     tokens: int = 0
     seconds: float = 0.0  # of training, evaluation and saving, over all attempts
     best_step: int | None = None
@@ -135,9 +136,8 @@ class Run:
             self._end("failed", str(error).splitlines()[0] if str(error) else type(error).__name__)
             raise
         else:
-            finished = self.stopping is None or self.stopping.startswith("finished")
             reason = (self.stopping or f"{self.settings.steps} steps").removeprefix("finished: ")
-            self._end("finished" if finished else "paused", reason)
+            self._end("finished" if self.complete else "paused", reason)
         finally:
             if self._log is not None:
                 self._log.close()
@@ -149,6 +149,11 @@ class Run:
         self.write_state()  # before any hook may fail
         if self._log is not None:
             self.emit("end", sync=True, state=state, reason=reason)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do: all steps are done, or a hook said that it is enough."""
+        return self.stopping is None or self.stopping.startswith("finished")
 
     def check_stop(self) -> bool:
         """Whether the run should end now: a signal, a hook or ``gptloom stop``."""
