@@ -1,7 +1,7 @@
 """The docs' Python: the example file runs, and so does every snippet that is marked as runnable.
 
 A ``python`` block is run when the line before it is ``<!-- runnable -->``. What would take minutes is cut short there,
-out of the reader's sight: ``<!-- runnable: max_minutes=10 as max_steps=2, n=10 as n=3 -->``.
+out of the reader's sight: ``<!-- runnable: max_minutes=10 as max_steps=2, threads=1; n=10 as n=3 -->``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def snippets() -> list[tuple[str, str]]:
         text = page.read_text(encoding="utf-8")
         for match in MARKED.finditer(text):
             code = match["code"]
-            for change in filter(None, (match["changes"] or "").split(", ")):
+            for change in filter(None, (match["changes"] or "").split("; ")):
                 old, new = change.split(" as ")
                 assert old in code, f"{page.name}: the snippet has no {old}"
                 code = code.replace(old, new)
@@ -43,22 +43,15 @@ def test_some_snippets_are_marked() -> None:
 @pytest.mark.parametrize(("place", "code"), snippets(), ids=[place for place, _ in snippets()])
 def test_marked_snippets_run(place: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("plays.txt").write_text(invented_play(), encoding="utf-8")
+    Path("plays.txt").write_text("\n".join(page.read_text(encoding="utf-8") for page in PAGES), encoding="utf-8")
     exec(compile(code, place, "exec"), {"__name__": "__main__"})
-
-
-def invented_play() -> str:
-    """A text of some 40 kB that no two lines of are the same."""
-    names, verbs = ("ROMEO", "JULIET", "First Citizen", "KING"), ("speak", "hear me", "come hither", "be gone")
-    lines = (f"{names[i % 4]}:\n{verbs[i // 4 % 4].capitalize()}, I say it {i} times.\n" for i in range(1000))
-    return "\n".join(lines)
 
 
 def test_a_loop_of_ones_own_learns(tmp_path: Path) -> None:
     example = runpy.run_path(str(ROOT / "docs" / "examples" / "own_objective.py"))
-    share = example["main"](folder=str(tmp_path / "sorting"), steps=40)
+    share = example["main"](folder=str(tmp_path / "sorting"), steps=30)
     train = [event for event in read_events(tmp_path / "sorting" / "events.jsonl") if event["type"] == "train"]
-    assert [event["step"] for event in train] == list(range(1, 41))
+    assert [event["step"] for event in train] == list(range(1, 31))
     assert train[0]["losses"]["answer"] == pytest.approx(2.4, abs=0.2)  # ln 11: it knows nothing
     assert train[-1]["losses"]["answer"] < 1.4 and share > 0.3  # chance is a tenth
 

@@ -26,7 +26,7 @@ NAMES = {row.name: row.module for row in TABLE}
 
 
 class Shown(NamedTuple):
-    """A command as a page shows it; ``whole`` in a block, where it must be complete, but not inside a sentence."""
+    """A command as a page shows it; ``whole`` in blocks and tables, where it must be complete, not inside a sentence."""
 
     place: str
     words: tuple[str, ...]
@@ -51,7 +51,9 @@ def commands_of(page: Path) -> Iterator[Shown]:
             continued = ""
         else:
             for quoted in re.findall(r"`([^`]*)`", line):
-                yield from (Shown(place, words, False) for words in commands_in(quoted))
+                for words in commands_in(quoted):
+                    with_arguments = len(words) > len((name_of(words) or "").split())
+                    yield Shown(place, words, line.startswith("|") and with_arguments)
 
 
 def commands_in(line: str) -> Iterator[tuple[str, ...]]:

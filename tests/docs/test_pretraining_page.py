@@ -1,0 +1,28 @@
+"""The page on pretraining says what the code does: every option it lists exists, and its figures are the code's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gptloom.config.options import option_fields
+from gptloom.config.pretrain import PretrainOptions
+from gptloom.stages.derive import AIM_MINUTES, AIM_PASSES, EMBEDDING_LR, MUON_LR
+from gptloom.train.guards import Guard
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text(encoding="utf-8")
+
+
+def test_the_options_it_names_exist() -> None:
+    options = {"--" + name.replace("_", "-") for name in option_fields(PretrainOptions)}
+    named = set(re.findall(r"`(--[a-z-]+)", PAGE))
+    assert len(named) > 20 and named <= options
+
+
+def test_its_figures_are_those_of_the_code() -> None:
+    assert (AIM_MINUTES, AIM_PASSES) == (10, 4) and "ten minutes or four passes" in PAGE
+    assert f"`muon`: {MUON_LR:g}." in PAGE and f"`--embedding-lr` | {EMBEDDING_LR:g}," in PAGE
+    guard = Guard()
+    assert f"more than {guard.spike:g} standard\ndeviations" in PAGE and f"last {guard.window} steps" in PAGE
+    assert f"After {guard.patience} of them in a\nrow" in PAGE
+    assert PretrainOptions.model_fields["keep"].default == 2 and "The last two checkpoints are kept" in PAGE
