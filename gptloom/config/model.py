@@ -26,7 +26,9 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    family: Literal["gpt2", "modern", "fast"] = Field("modern", description="which Hugging Face layout the weights are written in")
+    family: Literal["gpt2", "modern", "fast"] = Field(
+        "modern", description="which Hugging Face layout the weights are written in"
+    )
     vocab_size: int = Field(gt=0, description="number of token ids")
     context: int = Field(gt=0, description="longest sequence in tokens")
     n_layer: int = Field(gt=0, description="number of blocks")
@@ -34,7 +36,9 @@ class ModelConfig(BaseModel):
     n_kv_head: int = Field(0, ge=0, description="number of key and value heads (0: as many as query heads)")
     d_model: int = Field(gt=0, description="width of the residual stream")
     head_dim: int = Field(0, ge=0, description="size of a head (0: d_model / n_head)")
-    d_ff: int = Field(0, ge=0, description="inner width of the MLP (0: 4 d_model; SwiGLU: 8/3 d_model rounded up to 32)")
+    d_ff: int = Field(
+        0, ge=0, description="inner width of the MLP (0: 4 d_model; SwiGLU: 8/3 d_model rounded up to 32)"
+    )
     norm: Norm = Field("rmsnorm", description="normalisation; rmsnorm_plain has no gain")
     norm_eps: float = Field(1e-6, gt=0, description="epsilon inside the normalisation")
     embedding_norm: bool = Field(False, description="normalise the embeddings before the first block")
@@ -45,7 +49,9 @@ class ModelConfig(BaseModel):
     bias: bool = Field(False, description="biases in every linear layer of the blocks")
     tied_head: bool = Field(True, description="the output matrix is the token embedding")
     logit_softcap: float | None = Field(None, gt=0, description="c: logits become c * tanh(logits / c)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of embeddings, attention weights and residual branches")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout of embeddings, attention weights and residual branches"
+    )
     init: Init = Field("modern", description="initialisation of the weights")
 
     @model_validator(mode="before")
@@ -79,7 +85,9 @@ class ModelConfig(BaseModel):
         if self.n_head % self.n_kv_head:
             problems.append(Problem(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"))
         if self.positions == "rotary" and self.head_dim % 2:
-            problems.append(Problem(f"head size {self.head_dim} is odd; rotary positions turn pairs", mend="an even --head-dim"))
+            problems.append(
+                Problem(f"head size {self.head_dim} is odd; rotary positions turn pairs", mend="an even --head-dim")
+            )
         if problems:
             raise UserError(*problems)
         return self
@@ -108,5 +116,9 @@ def preset(name: str) -> dict[str, Any]:
     full = f"modern-{name}" if name in SIZES else name
     if full not in table:
         known = [*table, *SIZES, *FAMILIES]
-        raise UserError(Problem(f"no model or preset is called {name!r}", mend=f"{nearest(name, known)}  (gptloom models lists them)"))
+        raise UserError(
+            Problem(
+                f"no model or preset is called {name!r}", mend=f"{nearest(name, known)}  (gptloom models lists them)"
+            )
+        )
     return dict(table[full])

@@ -6,7 +6,7 @@ command line or in Python. A derived value carries the rule it was made by as a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -113,9 +113,12 @@ def resolve(
     return Resolved(options, sources, {})
 
 
-def write_config(path: Path, resolved: Resolved[Any], command: str) -> None:
-    """Writes ``config.yaml`` atomically."""
-    text = yaml.safe_dump(resolved.as_dict(command), sort_keys=False, allow_unicode=True, width=120)
+def write_config(
+    path: Path, resolved: Resolved[Any], command: str, band: Sequence[tuple[float, float, float]] = ()
+) -> None:
+    """Writes ``config.yaml`` atomically; ``band``: the losses that the recipe expects, for pictures and reports."""
+    document = resolved.as_dict(command) | ({"band": [list(row) for row in band]} if band else {})
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
     write_text(path, text)
 
 

@@ -14,6 +14,7 @@ import torch
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, write_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import check_enough
@@ -21,7 +22,7 @@ from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.model.reference import resolve_reference
 from gptloom.model.store import check_vocabulary, content_hash, load_model, read_config
 from gptloom.model.transformer import Transformer
-from gptloom.observe.machine import cores
+from gptloom.observe.machine import cores, machine_info
 from gptloom.observe.terminal import human_count, human_time, say
 from gptloom.stages.architecture import choose_model, refuse_with_base
 from gptloom.stages.choices import choose_optimization, choose_pace
@@ -45,7 +46,7 @@ from gptloom.train.machine_speed import matrix_peak
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.precision import choose_device, choose_dtype
-from gptloom.train.run import STATE, Hook, LoopSettings, Run, RunState, prepare_folder
+from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState, prepare_folder
 from gptloom.train.schedules import Schedule
 
 CONFIG = "config.yaml"
@@ -95,7 +96,7 @@ def pretrain(resolved: Resolved[PretrainOptions], callbacks: Sequence[Hook] = ()
     try:
         return _pretrain(resolved, text, base, machine, folder, callbacks)
     except UserError:
-        if not (folder / STATE).exists():  # refused before the training began: leave nothing half-made
+        if not (folder / EVENTS).exists():  # refused before the training began: leave nothing half-made
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -108,6 +109,9 @@ def _pretrain(
     folder: Path,
     callbacks: Sequence[Hook],
 ) -> TrainedRun:
+    # Both are written again with all that is derived: a run that is broken off before can still be resumed.
+    write_config(folder / CONFIG, resolved, "pretrain")
+    Run(folder, LoopSettings(steps=0), RunState(reason="preparing")).write_state()
     tokenizer, resolved = choose_tokenizer(resolved, text, base.folder if base else None, folder / TOKENIZER)
     tokenizer.save(folder / TOKENIZER)
     shards = open_shards_of(text, tokenizer, folder / DATA, None)
@@ -133,6 +137,7 @@ def _pretrain(
     )
     check_disk(folder, cost.disk)
     explain(resolved, config, steps, cost)
+    band = load_recipe(options.recipe).band if options.recipe else ()
     task = Task(
         resolved,
         config,
@@ -142,8 +147,9 @@ def _pretrain(
         machine.dtype,
         [] if base is None else [{"path": str(base.folder.resolve()), "hash": base.hash}],
         text.corpus.hash if text.corpus is not None else None,
+        band,
     )
-    write_config(folder / CONFIG, resolved, "pretrain")
+    write_config(folder / CONFIG, resolved, "pretrain", band)
     run = Run(folder, loop_settings(resolved, config, steps.steps, machine), RunState())
     start(run, task, machine, new_model(config, base, options.seed), callbacks)
     return TrainedRun(folder)
@@ -172,6 +178,7 @@ def start(
         "tokens_per_step": task.batches.tokens_per_step,
         "context": task.config.context,
         "precision": str(machine.dtype).removeprefix("torch."),
+        "machine": machine_info(run.path),
     }
     run.optimizer = Optimizer(model, optimizer_settings(options), machine.dtype)
     if restore is not None:
@@ -285,14 +292,14 @@ def loop_settings(
     config: ModelConfig,
     steps: int,
     machine: Machine,
-    schedule: Schedule | None = None,
+    begin: int = 0,
 ) -> LoopSettings:
-    """What the loop must know; ``schedule`` where it is not the planned one."""
+    """What the loop must know; ``begin``: the step at which the schedule begins."""
     options = resolved.options
     assert options.log_every is not None
     return LoopSettings(
         steps=steps,
-        schedule=schedule or schedule_of(options, steps),
+        schedule=schedule_of(options, steps, begin),
         micro_batch=options.micro_batch,
         clip=options.clip,
         seed=options.seed,

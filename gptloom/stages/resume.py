@@ -11,7 +11,7 @@ import torch
 import gptloom
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
-from gptloom.config.resolve import Resolved, read_config
+from gptloom.config.resolve import Resolved, read_config, resolve
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards, check_tokenizer
 from gptloom.model.reference import finished_checkpoints, is_run
@@ -19,14 +19,13 @@ from gptloom.model.store import load_model, read_lineage
 from gptloom.observe.events import read_events
 from gptloom.observe.terminal import say
 from gptloom.stages.derive import Steps, count_steps
-from gptloom.stages.pretrain import CONFIG, loop_settings, schedule_of, start, use_machine
+from gptloom.stages.pretrain import CONFIG, loop_settings, pretrain, schedule_of, start, use_machine
 from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import Task, data_identity
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.train.checkpoint import MODEL, read_checkpoint, restore
 from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state
-from gptloom.train.schedules import Schedule
 
 
 def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) -> TrainedRun:
@@ -43,13 +42,13 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     before = read_state(folder)
     kept = finished_checkpoints(folder)
     if not kept:
-        mend = "run the same gptloom pretrain command with --overwrite"
-        raise UserError(Problem("the run was broken off before its first checkpoint", str(folder), mend))
+        say("the run was broken off before its first checkpoint: it starts again")
+        return _start_again(stored, folder, callbacks)
     steps = _wanted_steps(resolved.options, options, folder, before)
     if before.state == "finished" and before.step >= steps.steps:
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
         raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
-    at, schedule = _where_to_go_on(options, before, steps, kept)
+    at, begin = _where_to_go_on(options, before, steps, kept)
     document = read_checkpoint(kept[at])
     machine = use_machine(options.model_copy(update={"precision": _precision_of(document)}))
     shards = reopen_shards(options, folder / DATA)
@@ -63,11 +62,19 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     lineage = read_lineage(kept[at] / MODEL).get("lineage", {})
     parents = [{**p, "path": str((kept[at] / MODEL / p["path"]).resolve())} for p in lineage.get("parents", [])]
     task = Task(stored, config, tokenizer, shards, batches, machine.dtype, parents, lineage.get("data_hash"))
-    settings = loop_settings(stored, config, steps.steps, machine, schedule)
-    run = Run(folder, settings, RunState(**document["run"]))
-    run.state.steps = steps.steps
+    settings = loop_settings(stored, config, steps.steps, machine, begin)
+    run = Run(folder, settings, RunState(**{**document["run"], "begin": begin}))
     start(run, task, machine, model, callbacks, restore=lambda run: restore(run, kept[at], document))
     return TrainedRun(folder)
+
+
+def _start_again(stored: Resolved[PretrainOptions], folder: Path, callbacks: Sequence[Hook]) -> TrainedRun:
+    """The same training from the first step, by what was given at the time."""
+    given = {name: setting.value for name, setting in stored.settings().items() if stored.given(name)}
+    again = resolve(PretrainOptions, {**given, "out": str(folder), "overwrite": True})
+    result = pretrain(again, callbacks)
+    assert isinstance(result, TrainedRun)
+    return result
 
 
 def _wanted_steps(given: ResumeOptions, options: PretrainOptions, folder: Path, before: RunState) -> Steps:
@@ -92,24 +99,22 @@ def _wanted_steps(given: ResumeOptions, options: PretrainOptions, folder: Path, 
     )
 
 
-def _where_to_go_on(
-    options: PretrainOptions, before: RunState, steps: Steps, kept: dict[int, Path]
-) -> tuple[int, Schedule | None]:
-    """The checkpoint to start from, and the schedule where it is not the planned one."""
+def _where_to_go_on(options: PretrainOptions, before: RunState, steps: Steps, kept: dict[int, Path]) -> tuple[int, int]:
+    """The checkpoint to start from, and the step at which the schedule begins."""
     last = max(kept)
     if steps.steps == before.steps:
-        return last, None
+        return last, before.begin
     if steps.steps < last:
         raise UserError(Problem(f"the run has done {last} steps already", mend=f"a budget of more than {last} steps"))
     if options.schedule == "trapezoid":
-        planned = schedule_of(options, before.steps)
+        planned = schedule_of(options, before.steps, before.begin)
         early = [step for step in kept if step <= before.steps - planned.decay]
         if early:
             at = max(early)
             say(f"going on from step {at}, before the learning rate came down, to step {steps.steps}")
-            return at, None
+            return at, before.begin
     say(f"a new warm-up and decay over the steps {last} to {steps.steps}")
-    return last, schedule_of(options, steps.steps, begin=last)
+    return last, last
 
 
 def _precision_of(document: dict[str, Any]) -> str:

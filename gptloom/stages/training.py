@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ import gptloom
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
+from gptloom.data.batch import Batch
 from gptloom.data.batches import TokenBatches, eval_batches
 from gptloom.data.built import TrainingShards
 from gptloom.generation.language_model import LanguageModel
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
+from gptloom.model.vocab_head import cross_entropy
 from gptloom.observe.readers import make_readers
 from gptloom.observe.terminal import ProgressReader
+from gptloom.stages.band import Band, Row
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.checkpoint import masters_state, save_checkpoint
 from gptloom.train.hooks import Evaluate, Patience, Save, due
@@ -47,6 +51,7 @@ class Task:
     dtype: torch.dtype
     parents: list[dict[str, str]]  # of the lineage: path and content hash
     data_hash: str | None
+    band: Sequence[Row] = ()  # validation losses to expect, of the recipe
 
 
 def data_identity(shards: TrainingShards) -> list[list[Any]]:
@@ -72,25 +77,34 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
     readers += make_readers([name for name in options.log if name != "none"], run.path)
     # The order in which they work: what is measured first, what depends on it after, what only looks on last.
     hooks: list[Hook] = []
+    assert options.eval_every is not None and options.save_every is not None
     if task.shards.valid is not None:
-        assert options.eval_every is not None
         hooks.append(Evaluate(_validator(task), options.eval_every))
-        if options.sample_tokens:
-            hooks.append(
-                Sample(task.tokenizer, options.sample, options.sample_tokens, options.eval_every, options.seed)
-            )
-        if options.patience is not None:
-            hooks.append(Patience(options.patience))
-    assert options.save_every is not None
+    if options.sample and options.sample_tokens:
+        hooks.append(Sample(task.tokenizer, options.sample, options.sample_tokens, options.eval_every, options.seed))
+    if options.patience is not None:
+        hooks.append(Patience(options.patience))
     hooks.append(Save(lambda run: save(run, task), options.save_every, options.keep))
+    hooks.append(_finish(task))
+    if task.band:
+        hooks.append(Band(task.band, str(options.recipe)))
     hooks += [_shown_to(reader) for reader in readers]
+    run.describe = lambda batch: describe_worst(run, task.tokenizer, batch)
     try:
         fit(run, NextToken(), task.batches.batch, model, optimizer, [*hooks, *callbacks])
     finally:
         for reader in readers:
             reader.close()
-    if run.state.state == "finished":
-        write_model(run, task, run.path / FINAL)
+
+
+def _finish(task: Task) -> Hook:
+    """Writes ``final/`` while the run still counts as running: broken off here, it is resumed and written again."""
+
+    def finish(event: dict[str, Any], run: Run) -> None:
+        if event["type"] == "closing" and run.complete:
+            write_model(run, task, run.path / FINAL)
+
+    return finish
 
 
 def save(run: Run, task: Task) -> None:
@@ -133,6 +147,25 @@ def _validator(task: Task) -> Callable[[Run], Validation]:
         return validate(NextToken(), run.model, batches, id_bytes=sizes, limit=options.limit_batches, device=run.device)
 
     return held_out
+
+
+@torch.no_grad()
+def describe_worst(run: Run, tokenizer: Tokenizer, batch: Batch, rows: int = 3, characters: int = 150) -> str:
+    """The rows of a batch that the model finds hardest, with their losses, as text cut to ``characters`` each."""
+    assert isinstance(run.model, Transformer)
+    run.model.eval()
+    losses: list[float] = []
+    for micro in batch.split(run.settings.micro_batch or len(batch.ids)):
+        micro = micro.to(run.device)
+        hiddens = run.model.hidden(micro.ids)
+        losses += [
+            float(cross_entropy(hidden, run.model.head_weight, targets, cap=run.model.config.logit_softcap))
+            / len(targets)
+            for hidden, targets in zip(hiddens, micro.targets, strict=True)
+        ]
+    hardest = sorted(range(len(losses)), key=lambda row: losses[row] if math.isfinite(losses[row]) else math.inf)
+    texts = {row: tokenizer.decode(batch.ids[row].tolist()) for row in hardest[::-1][:rows]}
+    return "\n".join(f"row {row}, loss {losses[row]:.3f}: {text[:characters]!r}" for row, text in texts.items())
 
 
 class Sample:
