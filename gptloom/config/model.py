@@ -22,7 +22,7 @@ SIZES = ("nano", "micro", "tiny", "small", "medium", "large", "xl")
 
 
 class ModelConfig(BaseModel):
-    """One Transformer, every family: GPT-2, ``modern`` (the Qwen3 layout) and ``fast`` (the nanochat layout) differ here only."""
+    """One Transformer, every family: GPT-2, ``modern`` (Qwen3's layout) and ``fast`` (nanochat's) differ here only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

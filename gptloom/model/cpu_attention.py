@@ -112,7 +112,7 @@ def _(
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:  # type: ignore[type-arg]
+def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
     q, k, v, ctx.dropout, ctx.seed = inputs  # type: ignore[attr-defined]
     ctx.save_for_backward(q, k, v, output[1])
     ctx.mark_non_differentiable(output[1])
