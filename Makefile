@@ -34,6 +34,7 @@ help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
 
 setup: $(STAMP)
+	@echo '== set-up: ready'
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup.py
 	@$(PYTHON) scripts/setup.py --torch-index '$(TORCH_INDEX)'
