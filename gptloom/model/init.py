@@ -41,11 +41,16 @@ def _gpt2(model: Transformer) -> None:
 
 
 def _modern(model: Transformer) -> None:
-    """Embedding N(0, 0.02), inputs of a branch N(0, 1/sqrt(fan in)), residual outputs 0: every block starts as identity."""
+    """Embedding N(0, 0.02), inputs of a branch N(0, 1/sqrt(fan in)), residual outputs 0: every block starts as identity.
+
+    A tied head meets each token's own normed embedding, a score of D std: above 128 channels the embedding is smaller,
+    or the model would begin by being sure that every token repeats.
+    """
     outputs = _residual_outputs(model)
+    embedding_std = min(0.02, 2.56 / model.config.d_model) if model.config.tied_head else 0.02
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=embedding_std)
         elif isinstance(module, nn.Linear):
             if module in outputs or module is model.head:
                 nn.init.zeros_(module.weight)

@@ -18,7 +18,7 @@ from gptloom.model.counting import count_parameters
 from gptloom.model.transformer import Transformer
 from gptloom.observe.machine import memory
 from gptloom.observe.terminal import human_bytes, human_count, human_time
-from gptloom.train.compiling import compile_blocks, compiler, uncompile
+from gptloom.train.compiling import can_compile, compile_blocks, uncompile
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 
@@ -151,7 +151,7 @@ def measure(
 
 def want_compile(asked: bool | None, device: torch.device, seconds: float) -> tuple[bool, str]:
     """Whether to compile and why. Unasked only where it pays: its tens of seconds against a tenth of the run."""
-    found = compiler() is not None or device.type == "cuda"
+    found = can_compile(device)
     if asked:
         if not found:
             raise UserError(

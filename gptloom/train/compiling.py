@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+import torch
 from torch import nn
 
 
@@ -12,6 +13,11 @@ def compiler() -> str | None:
     """The C++ compiler that torch.compile would use on a CPU, or None."""
     names = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
     return next((name for name in names if shutil.which(name)), None)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs to make code for ``device``."""
+    return device.type == "cuda" or compiler() is not None
 
 
 def compile_blocks(blocks: nn.ModuleList) -> None:
