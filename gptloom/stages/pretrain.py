@@ -41,7 +41,7 @@ from gptloom.stages.preflight import (
 from gptloom.stages.text import DATA, TOKENIZER, Text, choose_tokenizer, open_shards_of, read_text
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import Task, train
-from gptloom.train.compiling import compile_blocks
+from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.machine_speed import matrix_peak
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
@@ -92,6 +92,7 @@ def pretrain(resolved: Resolved[PretrainOptions], callbacks: Sequence[Hook] = ()
     folder = Path(resolved.options.out or default_folder(resolved.options))
     if resolved.options.dry_run:
         return _dry_run(resolved, text, base, machine, folder)
+    refuse_own_input(resolved.options, folder)
     prepare_folder(folder, overwrite=resolved.options.overwrite)
     try:
         return _pretrain(resolved, text, base, machine, folder, callbacks)
@@ -132,7 +133,7 @@ def _pretrain(
         steps.steps * batches.tokens_per_step,
         batches.epochs(steps.steps),
         training_memory(config, options.micro_batch * config.context, machine.dtype),
-        checkpoint_bytes(config) * (options.keep + 1),
+        checkpoint_bytes(config) * (options.keep + 2),  # beside the last ones: the best, the one before the decay
         steps.steps * measured.seconds_per_step,
     )
     check_disk(folder, cost.disk)
@@ -169,8 +170,10 @@ def start(
     """
     options = task.resolved.options
     model.to(machine.device)
-    if options.compile:
+    if options.compile and can_compile(machine.device):
         compile_blocks(model.blocks)
+    elif options.compile:
+        say("there is no C++ compiler here: the run goes on without torch.compile, and not bit for bit")
     run.device = machine.device
     run.summary = {
         "model": options.model or "base",
@@ -204,6 +207,15 @@ def open_base(resolved: Resolved[PretrainOptions]) -> Base | None:
         mend = f"gptloom pretrain --model {found.preset} --data ..."
         raise UserError(Problem(f"{resolved.options.base} is a preset, not a trained model", mend=mend))
     return Base(found.path, read_config(found.path), content_hash(found.path))
+
+
+def refuse_own_input(options: PretrainOptions, folder: Path) -> None:
+    """UserError when ``--overwrite`` would delete what this training is to read."""
+    named = [*options.data, *options.valid, *filter(None, (options.base, options.tokenizer))]
+    inside = [text for text in named if Path(text.partition("@")[0]).resolve().is_relative_to(folder.resolve())]
+    if options.overwrite and inside:
+        what = "--overwrite would delete what this training reads"
+        raise UserError(*(Problem(what, text, "another --out") for text in inside))
 
 
 def default_folder(options: PretrainOptions) -> str:
@@ -270,6 +282,9 @@ def measure_steps(
         check_first_loss(measured.first_loss, config.vocab_size)
     if options.compile is None:
         resolved = resolved.derive("compile", measured.compiled, measured.note or why)
+    elif options.compile and not measured.compiled:
+        without = options.model_copy(update={"compile": False})
+        resolved = Resolved(without, resolved.sources, {**resolved.rules, "compile": measured.note or ""})
     return measured, resolved
 
 
@@ -384,7 +399,7 @@ def _dry_run(
         tokens,
         tokens / n_tokens,
         training_memory(config, options.micro_batch * config.context, machine.dtype),
-        checkpoint_bytes(config) * (options.keep + 1),
+        checkpoint_bytes(config) * (options.keep + 2),
         tokens / speed,
     )
     check_disk(folder, cost.disk)
