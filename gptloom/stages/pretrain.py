@@ -22,7 +22,7 @@ from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.model.reference import resolve_reference
 from gptloom.model.store import check_vocabulary, content_hash, load_model, read_config
 from gptloom.model.transformer import Transformer
-from gptloom.observe.machine import cores, machine_info
+from gptloom.observe.machine import machine_info
 from gptloom.observe.terminal import human_count, human_time, say
 from gptloom.stages.architecture import choose_model, refuse_with_base
 from gptloom.stages.choices import choose_optimization, choose_pace
@@ -192,7 +192,8 @@ def start(
 def use_machine(options: PretrainOptions) -> Machine:
     """Sets the threads, chooses device and dtype, and measures how fast they multiply."""
     device = choose_device(options.device)
-    torch.set_num_threads(options.threads or cores())
+    if options.threads is not None:  # torch's own default is the physical cores
+        torch.set_num_threads(options.threads)
     dtype, _ = choose_dtype(options.precision, device)
     return Machine(device, dtype, matrix_peak(dtype, device))
 
