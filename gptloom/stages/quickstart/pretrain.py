@@ -1,0 +1,154 @@
+"""The quickstart's first stage: a base model, watched while it learns and then held against yardsticks."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.pretrain import PretrainOptions, ResumeOptions
+from gptloom.config.recipes import load_recipe
+from gptloom.config.resolve import resolve
+from gptloom.data.built import load_built
+from gptloom.data.python_corpus import DOCUMENT_SEPARATOR
+from gptloom.data.shards import TokenShards
+from gptloom.interop.open import load
+from gptloom.model.counting import count_parameters
+from gptloom.model.reference import finished_checkpoints
+from gptloom.observe.terminal import human_count, say
+from gptloom.stages.pretrain import pretrain
+from gptloom.stages.quickstart import screen
+from gptloom.stages.quickstart.examples import ask
+from gptloom.stages.quickstart.moments import Watch
+from gptloom.stages.quickstart.samples import Sample, compare_copying, write_samples
+from gptloom.stages.quickstart.stage import Context, StageResult
+from gptloom.stages.resume import resume
+from gptloom.stages.text import DATA, TOKENIZER
+from gptloom.stages.trained import TrainedRun
+from gptloom.tokenizer import Tokenizer
+from gptloom.tokenizer.load import load_tokenizer
+from gptloom.tokenizer.train import default_vocab_size
+from gptloom.train.run import STATE, read_state
+
+BASE = "base"
+RECIPE = "quickstart"
+SAVE_EVERY = 200  # steps: what a broken-off training loses at most
+ONLY_AT_THE_END = 10**9  # steps between the run's own evaluations: the moments take their place
+SAMPLED_TOKENS, QUESTIONS = 2000, 25
+
+# With --fast: a model that learns next to nothing, in seconds.
+FAST = {"n_layer": 2, "d_model": 64, "n_head": 1, "context": 128, "batch_tokens": 512, "max_steps": 24}
+FAST_TOKENS, FAST_QUESTIONS = 200, 2
+
+
+def pretrain_base(context: Context) -> StageResult | None:
+    """Trains ``base``, or goes on with it, and measures what it can do; None when it was stopped on the way."""
+    run = _train(context, context.out / BASE)
+    if run.state.state != "finished":
+        return None
+    return _measure(context, run)
+
+
+def _train(context: Context, folder: Path) -> TrainedRun:
+    """The run in ``folder``: finished, gone on with, or begun (anew, where no checkpoint was left)."""
+    watch = Watch(context.corpus.prompts[0], context.seed, context.yardsticks, lambda: _open_text(folder))
+    if (folder / STATE).exists() and read_state(folder).state == "finished":
+        return TrainedRun(folder)
+    if finished_checkpoints(folder):
+        say(f"going on with {folder}, which was broken off")
+        return resume(resolve(ResumeOptions, {"run": str(folder), "quiet": True}, given_source="quickstart"), [watch])
+    if folder.is_dir() and not (folder / STATE).exists():
+        shutil.rmtree(folder)  # broken off while text was being prepared: nothing of it is worth keeping
+    recipe = load_recipe(RECIPE)
+    given = _options(context, folder, int(recipe.options["vocab_size"]))
+    run = pretrain(resolve(PretrainOptions, given, recipe.options, recipe.name, "quickstart", recipe.places), [watch])
+    assert isinstance(run, TrainedRun)
+    return run
+
+
+def _options(context: Context, folder: Path, vocab_size: int) -> dict[str, Any]:
+    """What the recipe leaves open: text, length, and how the run keeps itself."""
+    n_bytes = context.corpus.train.stat().st_size
+    return {
+        "recipe": RECIPE,
+        "data": [str(context.corpus.train)],
+        "valid": [str(context.corpus.valid)],
+        "document_separator": DOCUMENT_SEPARATOR,
+        "vocab_size": min(vocab_size, default_vocab_size(n_bytes)),
+        "out": str(folder),
+        "overwrite": True,
+        **(FAST if context.fast else {"max_minutes": context.minutes}),
+        "seed": context.seed,
+        "log": ["none"],
+        "sample_tokens": 0,
+        "eval_every": ONLY_AT_THE_END,
+        "save_every": SAVE_EVERY,
+        "keep": 1,
+        "quiet": True,  # Watch shows it
+        **context.machine,
+    }
+
+
+def _open_text(folder: Path) -> tuple[Tokenizer, TokenShards]:
+    valid = load_built(folder / DATA).open().valid
+    assert valid is not None
+    return load_tokenizer(folder / TOKENIZER), valid
+
+
+def _measure(context: Context, run: TrainedRun) -> StageResult:
+    """Holds the finished model against the yardsticks, lets it write and answer, and says what came out."""
+    state, built = run.state, load_built(run.path / DATA)
+    model = load(str(run.path), device=context.machine.get("device", "auto"))
+    config = model.model.config
+    untrained = math.log2(config.vocab_size) * built.n_valid_tokens / built.n_valid_bytes
+    bits = state.bits_per_byte
+    assert bits is not None, "a run that finished without a figure would have been stopped by its guard"
+    screen.say_verdict(bits, context.yardsticks, context.corpus)
+    samples = write_samples(
+        model, context.corpus.prompts[::-1], FAST_TOKENS if context.fast else SAMPLED_TOKENS, context.seed
+    )
+    training, validation = (path.read_text(encoding="utf-8") for path in (context.corpus.train, context.corpus.valid))
+    copied, usual = compare_copying(samples, training, validation)
+    screen.say_samples(samples, copied, usual, invented=bool(context.corpus.examples))
+    scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
+    if scores:
+        screen.say_scores(scores)
+    parameters = count_parameters(config).total
+    figures = {
+        "parameters": parameters,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "passes": state.tokens / built.n_train_tokens,
+        "bits_per_byte": bits,
+        "untrained_bits_per_byte": untrained,
+        "beaten": [y.name for y in context.yardsticks if bits < y.bits_per_byte],
+        "moments": _moments(run),
+        "samples": _plain(samples),
+        "copying": asdict(copied),
+        "copying_of_held_out_text": asdict(usual),
+        "examples": [asdict(score) for score in scores],
+    }
+    better = f"held-out text: {untrained:.2f} → {bits:.2f} bits per byte"
+    return StageResult(BASE, f"{human_count(parameters)} parameters", state.seconds, better, figures)
+
+
+def _moments(run: TrainedRun) -> list[dict[str, Any]]:
+    """What was watched, from the run's events: of a resumed training all of it."""
+    bits = {event["step"]: event["bits_per_byte"] for event in run.events if event["type"] == "evaluate"}
+    return [
+        {
+            "step": event["step"],
+            "bits_per_byte": bits.get(event["step"]),
+            "prompt": event["prompt"],
+            "text": event["text"],
+        }
+        for event in run.events
+        if event["type"] == "sample"
+    ]
+
+
+def _plain(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    return [asdict(sample) for sample in samples]

@@ -1,0 +1,97 @@
+"""What the quickstart says between its trainings: the text, the yardsticks, the verdict, samples, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from gptloom.evaluation.copying import WINDOW, Copying
+from gptloom.evaluation.yardsticks import Yardstick
+from gptloom.observe.terminal import print_table, say, terminal
+from gptloom.stages.quickstart.corpus import QuickstartCorpus
+from gptloom.stages.quickstart.examples import SHOTS, Score
+from gptloom.stages.quickstart.samples import Sample
+
+WIDTH = 80
+
+
+def say_heading(text: str) -> None:
+    """A line that begins a part."""
+    say(f"\n── {text} ".ljust(WIDTH + 1, "─"))
+
+
+def say_corpus(corpus: QuickstartCorpus) -> None:
+    """Which text this is, and by which hash its figures go."""
+    say(f"trained on  {corpus.title}")
+    say(f"held out    {corpus.held_out}")
+    say(f"corpus      {corpus.hash[:12]} in {corpus.train.parent}; figures compare only within one hash")
+    for note in corpus.notes:
+        say(f"note        {note}")
+
+
+def say_yardsticks(yardsticks: Sequence[Yardstick]) -> None:
+    """What each yardstick is and reaches."""
+    say("\nbits per byte of the held-out text, for methods without a network that read the same training text:")
+    for yardstick in yardsticks:
+        say(f"  {yardstick.bits_per_byte:.2f}  {yardstick.name:<13}{yardstick.meaning}")
+
+
+def say_verdict(bits_per_byte: float, yardsticks: Sequence[Yardstick], corpus: QuickstartCorpus) -> None:
+    """The model among the yardsticks, best first, whichever that is."""
+    say_heading("against the yardsticks")
+    rows = [(y.bits_per_byte, y.name, _against(bits_per_byte, y)) for y in yardsticks]
+    rows.append((bits_per_byte, "this model", ""))
+    _say_table(
+        ("bits per byte", "", "the model is"), [(f"{bits:.3f}", name, verdict) for bits, name, verdict in sorted(rows)]
+    )
+    say(f"all of the held-out text, corpus {corpus.hash[:12]}; fewer bits are better")
+
+
+def _against(bits_per_byte: float, yardstick: Yardstick) -> str:
+    distance = bits_per_byte / yardstick.bits_per_byte - 1
+    return f"{abs(distance):.0%} {'better' if distance < 0 else 'worse: not beaten'}"
+
+
+def say_samples(samples: Sequence[Sample], copied: Copying, usual: Copying, *, invented: bool) -> None:
+    """One sample, what samples are, and how much of them is copied, beside held-out text written by people."""
+    say_heading("what it writes")
+    shown = next((sample for sample in samples if sample.prompt), samples[0])
+    for line in (shown.prompt + shown.text).rstrip("\n").splitlines():
+        say(f"  │ {line}")
+    if invented:
+        say("\nInvented manual pages: it learned their form, not facts. No such module or method need exist.")
+    else:
+        say("\nInvented text: it learned the form, not facts.")
+    tokens = sum(sample.tokens for sample in samples)
+    say(f"in {len(samples)} samples, {tokens:,} tokens, at temperature 0.8 and top-p 0.95:")
+    _say_table(
+        ("", "its samples", "held-out text"),
+        [
+            ("words that the training text has", f"{copied.known_words:.0%}", f"{usual.known_words:.0%}"),
+            (f"copied windows of {WINDOW} characters", f"{copied.copied_windows:.1%}", f"{usual.copied_windows:.1%}"),
+            ("longest passage copied, in characters", len(copied.longest), len(usual.longest)),
+        ],
+        right=("its samples", "held-out text"),
+    )
+    if copied.longest:
+        say(f"that passage: {' '.join(copied.longest.split())}")
+
+
+def say_scores(scores: Sequence[Score]) -> None:
+    """Right answers by kind of question and number of demonstrations."""
+    say_heading("what it can answer")
+    say("Interactive examples with operands, words and functions held out of training; right to the letter.")
+    shots = [f"{count} shots" if count != 1 else "1 shot" for count in SHOTS]
+    rows = [
+        (score.kind, score.questions, *(f"{score.right[str(count)]:.0%}" for count in SHOTS), f"{score.commonest:.0%}")
+        for score in scores
+    ]
+    header = ("kind", "asked", *shots, "always the commonest answer")
+    _say_table(header, rows, right=header[1:])
+
+
+def _say_table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[str] = ()) -> None:
+    """A table among the messages."""
+    if terminal.quiet:
+        return
+    terminal.end_live()
+    print_table(headers, rows, right=right, file=terminal.stream)
