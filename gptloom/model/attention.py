@@ -77,7 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: flo
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        seed = int(torch.randint(2**31, (1,))) if dropout else 0
+        seed = torch.randint(2**31, ()) if dropout else torch.zeros((), dtype=torch.int64)
         flat = [t.reshape(-1, *t.shape[2:]) for t in (q, k, v)]
         out, _ = causal_attention(*flat, dropout, seed)
         return out.view(q.shape)

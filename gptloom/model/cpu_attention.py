@@ -35,9 +35,9 @@ def _weights(q: Tensor, k: Tensor, start: int, stop: int, scale: float) -> Tenso
     return torch.softmax(scores, dim=-1)
 
 
-def _keep_mask(shape: torch.Size, dropout: float, seed: int, start: int, like: Tensor) -> Tensor:
+def _keep_mask(shape: torch.Size, dropout: float, seed: Tensor, start: int, like: Tensor) -> Tensor:
     """0 or 1/(1-p), redrawn identically in the backward pass from (seed, block)."""
-    generator = torch.Generator(device=like.device).manual_seed(seed + start)
+    generator = torch.Generator(device=like.device).manual_seed(int(seed) + start)
     # One random byte a weight: p is met to within 1/256 and the scale is exact for the p used.
     threshold = round(dropout * 256)
     kept = torch.empty(shape, dtype=torch.uint8, device=like.device).random_(0, 256, generator=generator) >= threshold
@@ -45,8 +45,11 @@ def _keep_mask(shape: torch.Size, dropout: float, seed: int, start: int, like: T
 
 
 @torch.library.custom_op("gptloom::causal_attention", mutates_args=())
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int) -> tuple[Tensor, Tensor]:
-    """q, k, v [N, T, K] -> output [N, T, K] and the attention weights, flat (empty when they would be too big to keep)."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: Tensor) -> tuple[Tensor, Tensor]:
+    """q, k, v [N, T, K] -> output [N, T, K] and the attention weights, flat (empty when they would be too big to keep).
+
+    ``seed``, of the dropout, is a tensor []: as a number it would be part of a compiled graph, and each draw a new graph.
+    """
     n, length, head_dim = q.shape
     scale = head_dim**-0.5
     out = torch.empty_like(q)
@@ -66,7 +69,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int)
 
 
 @causal_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: Tensor) -> tuple[Tensor, Tensor]:
     n, length, _ = q.shape
     size = sum(n * (stop - start) * stop for start, stop in _blocks(length))
     return torch.empty_like(q), q.new_empty(size if size * q.element_size() <= KEEP_BYTES else 0)
@@ -74,7 +77,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int) -> tuple[Tenso
 
 @torch.library.custom_op("gptloom::causal_attention_backward", mutates_args=())
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, dropout: float, seed: int
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, dropout: float, seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, length, head_dim = q.shape
     scale = head_dim**-0.5
@@ -107,20 +110,20 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, dropout: float, seed: int
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, dropout: float, seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
-    q, k, v, ctx.dropout, ctx.seed = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(q, k, v, output[1])
+    q, k, v, ctx.dropout, seed = inputs  # type: ignore[attr-defined]
+    ctx.save_for_backward(q, k, v, output[1], seed)
     ctx.mark_non_differentiable(output[1])
 
 
 def _autograd(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, kept = ctx.saved_tensors  # type: ignore[attr-defined]
-    return (*_backward(grad, q, k, v, kept, ctx.dropout, ctx.seed), None, None)  # type: ignore[attr-defined]
+    q, k, v, kept, seed = ctx.saved_tensors  # type: ignore[attr-defined]
+    return (*_backward(grad, q, k, v, kept, ctx.dropout, seed), None, None)  # type: ignore[attr-defined]
 
 
 causal_attention.register_autograd(_autograd, setup_context=_setup)

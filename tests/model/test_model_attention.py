@@ -54,7 +54,7 @@ def test_weights_that_were_not_kept_are_computed_again_equally(monkeypatch: pyte
     kept = with_gradients(attend(*inputs, None), inputs)
     monkeypatch.setattr("gptloom.model.cpu_attention.KEEP_BYTES", 0)
     flat = [t.reshape(-1, *t.shape[2:]) for t in inputs]
-    assert causal_attention(*flat, 0.0, 0)[1].numel() == 0
+    assert causal_attention(*flat, 0.0, torch.tensor(0))[1].numel() == 0
     again = with_gradients(attend(*inputs, None), inputs)
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
 
@@ -71,8 +71,8 @@ def flat(length: int) -> list[Tensor]:
 
 def test_dropout_keeps_the_expectation() -> None:
     q, k, v = (t.detach() for t in flat(6))
-    exact = causal_attention(q, k, v, 0.0, 0)[0]
-    draws = torch.stack([causal_attention(q, k, v, 0.25, seed)[0] for seed in range(4000)])
+    exact = causal_attention(q, k, v, 0.0, torch.tensor(0))[0]
+    draws = torch.stack([causal_attention(q, k, v, 0.25, torch.tensor(seed))[0] for seed in range(4000)])
     error = draws.std(0) / len(draws) ** 0.5
     assert float(((draws.mean(0) - exact).abs() / (error + 1e-12)).max()) < 5
 
@@ -81,7 +81,7 @@ def test_dropout_drops_the_share_asked_for() -> None:
     n, length = 8, BLOCK + 32
     q = k = torch.zeros(n, length, length, dtype=torch.float64)
     v = torch.eye(length, dtype=torch.float64).expand(n, length, length)
-    seen = causal_attention(q, k, v, 0.25, 3)[0]
+    seen = causal_attention(q, k, v, 0.25, torch.tensor(3))[0]
     below = torch.ones(length, length).tril().bool().expand_as(seen)
     assert float((seen[below] == 0).double().mean()) == pytest.approx(0.25, abs=0.01)
     assert not seen[~below].any()
@@ -89,7 +89,7 @@ def test_dropout_drops_the_share_asked_for() -> None:
 
 def test_different_seeds_drop_differently_and_equal_seeds_alike() -> None:
     q, k, v = flat(BLOCK + 3)
-    first, second, third = (causal_attention(q, k, v, 0.5, seed)[0] for seed in (1, 1, 2))
+    first, second, third = (causal_attention(q, k, v, 0.5, torch.tensor(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, third)
 
@@ -99,11 +99,11 @@ def test_gradients_with_dropout_by_finite_differences(keep_bytes: int, monkeypat
     monkeypatch.setattr("gptloom.model.cpu_attention.KEEP_BYTES", keep_bytes)
     monkeypatch.setattr("gptloom.model.cpu_attention.BLOCK", 3)
     inputs = [t.detach()[:2, :7, :4].clone().requires_grad_() for t in flat(7)]
-    torch.autograd.gradcheck(lambda *qkv: causal_attention(*qkv, 0.4, 11)[0], inputs, eps=1e-6, atol=1e-7)
+    torch.autograd.gradcheck(lambda *qkv: causal_attention(*qkv, 0.4, torch.tensor(11))[0], inputs, eps=1e-6, atol=1e-7)
 
 
 def test_the_operator_keeps_the_rules_of_custom_operators() -> None:
-    torch.library.opcheck(causal_attention, (*flat(BLOCK + 2), 0.0, 0))
+    torch.library.opcheck(causal_attention, (*flat(BLOCK + 2), 0.0, torch.tensor(0)))
 
 
 def test_a_document_alone_equals_the_document_packed() -> None:
