@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 from gptloom.cli.framework import Command
@@ -53,13 +55,18 @@ def _show_next(result: Quickstart, out: Output) -> None:
     run = result.folder / result.stages[-1][1].run
     commands = {
         "gptloom pretrain --data yourfile.txt": "a GPT of your own text",
-        f'gptloom generate {run} --prompt "Help on"': "let this one write",
+        f"gptloom generate {run} --prompt {_quoted(result.record.corpus['prompts'][-1])}": "let this one write",
         f"gptloom report {run}": "its curves and samples on a page",
     }
     width = max(map(len, commands))
     out.result("\nTry next:")
     for command, what in commands.items():
         out.result(f"  {command:<{width}}   {what}")
+
+
+def _quoted(text: str) -> str:
+    """Double quotes work in every shell, as long as there is nothing in them that a shell would read."""
+    return f'"{text}"' if re.fullmatch(r"[\w .,:;()]+", text) else shlex.quote(text)
 
 
 COMMANDS = {"quickstart": Command(QuickstartOptions, run_quickstart)}

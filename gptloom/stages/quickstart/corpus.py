@@ -54,7 +54,15 @@ class QuickstartCorpus:
             "valid": str(self.valid),
             "held_out": self.held_out,
             "notes": list(self.notes),
+            "prompts": list(self.prompts),
         }
+
+
+def check_corpus(name: str | None) -> None:
+    """UserError when ``name`` is a path and nothing is there: asked before anything is written or replaced."""
+    if name is not None and name != SHAKESPEARE and not Path(name).exists():
+        mend = "the path of a text of your own, shakespeare, or no --corpus for the text that Python carries"
+        raise UserError(Problem("there is no such text", f"--corpus {name}", mend))
 
 
 def open_corpus(name: str | None, folder: Path, seed: int) -> QuickstartCorpus:
@@ -65,7 +73,7 @@ def open_corpus(name: str | None, folder: Path, seed: int) -> QuickstartCorpus:
     if name is None:
         return _of_python(build_python_corpus(folder, seed=seed))
     if name == SHAKESPEARE and not Path(name).exists():
-        return _of_text(name, "Tiny Shakespeare", shakespeare_corpus(folder), folder)
+        return _of_text(name, "Tiny Shakespeare", _shakespeare(folder), folder)
     return _of_text(name, name, Path(name), folder)
 
 
@@ -90,6 +98,14 @@ def _share(counts: Mapping[str, int]) -> str:
     return f"{counts['train_example_bytes'] / counts['train_bytes']:.0%}"
 
 
+def _shakespeare(folder: Path) -> Path:
+    try:
+        return shakespeare_corpus(folder)
+    except UserError as error:
+        mend = "with a copy of your own: gptloom quickstart --corpus FILE"
+        raise UserError(*(Problem(problem.what, problem.where, mend) for problem in error.problems)) from None
+
+
 def _of_text(name: str, title: str, path: Path, folder: Path) -> QuickstartCorpus:
     if not path.exists():
         mend = (
@@ -101,9 +117,9 @@ def _of_text(name: str, title: str, path: Path, folder: Path) -> QuickstartCorpu
         what = f"{corpus.n_bytes:,} bytes of text are too little to learn from: {FEWEST_BYTES:,} are the least"
         raise UserError(Problem(what, str(path), "a longer text, or none for the text that Python carries"))
     train, valid = _sides(corpus)
-    if not valid.strip():
-        what = "no validation text could be held out"
-        raise UserError(Problem(what, str(path), "break the text into lines: it is cut at a line end"))
+    if not train.strip() or not valid.strip():
+        what = "nothing could be held out: the documents repeat each other"
+        raise UserError(Problem(what, str(path), "a text with more in it"))
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in (("train.txt", train), ("valid.txt", valid)):
         if not (folder / file).is_file() or (folder / file).read_bytes() != text.encode():

@@ -15,6 +15,7 @@ from gptloom.evaluation.yardsticks import Yardstick
 from gptloom.generation.language_model import LanguageModel
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import Progress, progress_line, say, terminal
+from gptloom.stages.quickstart import screen
 from gptloom.stages.training import id_bytes
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.objective import NextToken
@@ -22,7 +23,7 @@ from gptloom.train.run import Run
 from gptloom.train.validation import Validation, validate
 
 SHARES = (0.01, 0.04, 0.12, 0.3, 0.6, 1.0)  # of the steps: learning is fastest at the beginning
-TOKENS = 60
+TOKENS, MOST_LINES = 60, 8
 ROWS, BATCHES = 8, 8  # of the validation text at a moment; all of it is measured at the end
 
 
@@ -37,9 +38,9 @@ def moments(steps: int) -> list[int]:
 def compare(bits_per_byte: float, yardsticks: Sequence[Yardstick]) -> str:
     """Which yardsticks a model beats, as a part of a sentence."""
     beaten = [yardstick.name for yardstick in yardsticks if bits_per_byte < yardstick.bits_per_byte]
-    if len(beaten) == len(yardsticks):
-        return "better than all yardsticks"
-    return f"better than {' and '.join(beaten)}" if beaten else "worse than all yardsticks"
+    if not beaten:
+        return "worse than all yardsticks"
+    return f"better than {', '.join(beaten)}"
 
 
 @dataclass
@@ -76,13 +77,9 @@ class Watch:
         writer = LanguageModel(run.model, tokenizer)
         text = str(writer.generate(self.prompt, max_tokens=TOKENS, temperature=0.8, top_p=0.95, seed=self.seed))
         run.emit("sample", prompt=self.prompt, text=text)
-        assert bits is not None
-        say(f"\nstep {run.state.step:,} of {run.settings.steps:,} · {bits:.2f} bits per byte · {self._compare(bits)}")
-        for line in (self.prompt + text).rstrip("\n").splitlines():
-            say(f"  │ {line}")
-
-    def _compare(self, bits: float) -> str:
-        return compare(bits, self.yardsticks)
+        figure = "loss not finite" if bits is None else f"{bits:.2f} bits per byte · {compare(bits, self.yardsticks)}"
+        say(f"\nstep {run.state.step:,} of {run.settings.steps:,} · {figure}")
+        screen.say_text(self.prompt + text, MOST_LINES)
 
 
 def _measure(run: Run, tokenizer: Tokenizer, valid: TokenShards) -> Validation:

@@ -20,7 +20,7 @@ from gptloom.interop.open import load
 from gptloom.observe.machine import cores
 from gptloom.observe.terminal import human_time, say
 from gptloom.stages.quickstart import screen
-from gptloom.stages.quickstart.corpus import QuickstartCorpus, open_corpus
+from gptloom.stages.quickstart.corpus import QuickstartCorpus, check_corpus, open_corpus
 from gptloom.stages.quickstart.pretrain import pretrain_base
 from gptloom.stages.quickstart.record import Record, open_record
 from gptloom.stages.quickstart.stage import Context, Stage, StageResult
@@ -61,6 +61,7 @@ def quickstart(resolved: Resolved[QuickstartOptions]) -> Quickstart:
     begun = time.perf_counter()
     options = resolved.options
     chosen = choose_stages(options.stages)
+    check_corpus(options.corpus)
     record = open_record(options)
     waiting = [stage for stage in chosen if stage.name not in record.stages]
     for stage in chosen:
@@ -92,8 +93,7 @@ def _run(stages: Sequence[Stage], resolved: Resolved[QuickstartOptions], record:
     options = resolved.options
     torch.set_num_threads(options.threads or cores())
     screen.say_heading("the text")
-    corpus = open_corpus(options.corpus, record.folder / CORPUS, options.seed)
-    record.set_corpus(corpus)
+    corpus = _open_corpus(options, record)
     screen.say_corpus(corpus)
     yardsticks = _yardsticks(record, corpus)
     screen.say_yardsticks(yardsticks)
@@ -107,6 +107,19 @@ def _run(stages: Sequence[Stage], resolved: Resolved[QuickstartOptions], record:
             return False
         record.add(stage.name, result)
     return True
+
+
+def _open_corpus(options: QuickstartOptions, record: Record) -> QuickstartCorpus:
+    """The text, once the folder is marked as a quickstart's; no mark is left where there is no text."""
+    record.check_python()
+    record.write()
+    try:
+        corpus = open_corpus(options.corpus, record.folder / CORPUS, options.seed)
+    except UserError:
+        record.withdraw()
+        raise
+    record.set_corpus(corpus)
+    return corpus
 
 
 def _yardsticks(record: Record, corpus: QuickstartCorpus) -> tuple[Yardstick, ...]:

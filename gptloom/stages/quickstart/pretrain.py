@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gptloom.config.files import write_text
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import resolve
@@ -23,7 +23,7 @@ from gptloom.stages.pretrain import pretrain
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.examples import ask
 from gptloom.stages.quickstart.moments import Watch
-from gptloom.stages.quickstart.samples import Sample, compare_copying, write_samples
+from gptloom.stages.quickstart.samples import compare_copying, write_samples
 from gptloom.stages.quickstart.stage import Context, StageResult
 from gptloom.stages.resume import resume
 from gptloom.stages.text import DATA, TOKENIZER
@@ -34,6 +34,7 @@ from gptloom.tokenizer.train import default_vocab_size
 from gptloom.train.run import STATE, read_state
 
 BASE = "base"
+SAMPLES, RULE = "samples.txt", "\n" + "─" * 40 + "\n"
 RECIPE = "quickstart"
 SAVE_EVERY = 200  # steps: what a broken-off training loses at most
 ONLY_AT_THE_END = 10**9  # steps between the run's own evaluations: the moments take their place
@@ -112,7 +113,9 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
     )
     training, validation = (path.read_text(encoding="utf-8") for path in (context.corpus.train, context.corpus.valid))
     copied, usual = compare_copying(samples, training, validation)
-    screen.say_samples(samples, copied, usual, invented=bool(context.corpus.examples))
+    kept = context.out / SAMPLES
+    write_text(kept, RULE.join(sample.prompt + sample.text for sample in samples) + "\n")
+    screen.say_samples(samples, copied, usual, kept, invented=bool(context.corpus.examples))
     scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
     if scores:
         screen.say_scores(scores)
@@ -126,7 +129,7 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
         "untrained_bits_per_byte": untrained,
         "beaten": [y.name for y in context.yardsticks if bits < y.bits_per_byte],
         "moments": _moments(run),
-        "samples": _plain(samples),
+        "samples": [asdict(sample) for sample in samples],
         "copying": asdict(copied),
         "copying_of_held_out_text": asdict(usual),
         "examples": [asdict(score) for score in scores],
@@ -148,7 +151,3 @@ def _moments(run: TrainedRun) -> list[dict[str, Any]]:
         for event in run.events
         if event["type"] == "sample"
     ]
-
-
-def _plain(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    return [asdict(sample) for sample in samples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from gptloom.train.run import STATE
 
 VERSION = 1
 RECORD = "quickstart.json"
+SETTINGS = ("minutes", "fast", "seed", "device", "precision", "threads", "compile")
 
 
 @dataclass
@@ -44,6 +46,20 @@ class Record:
     def write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / RECORD, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+
+    def withdraw(self) -> None:
+        """Takes the file away again, and the folder if there is nothing else: nothing came of it."""
+        if not self.corpus:
+            (self.folder / RECORD).unlink()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def check_python(self) -> None:
+        """UserError when the corpus is that of another Python, whose figures would not compare."""
+        before, now = self.corpus.get("python"), platform.python_version()
+        if self.settings["corpus"] == PYTHON and before not in (None, now):
+            what = f"begun on the text of Python {before}, this is {now}: figures would not compare"
+            raise UserError(Problem(what, str(self.folder), "--overwrite to begin anew, or another --out"))
 
     def set_corpus(self, corpus: QuickstartCorpus) -> None:
         """Stores which text this is. UserError when the figures stored so far belong to another one."""
@@ -71,12 +87,7 @@ def open_record(options: QuickstartOptions) -> Record:
     UserError when the folder holds something else, or a quickstart that was asked for differently.
     """
     folder = Path(options.out)
-    settings = {
-        "corpus": options.corpus or PYTHON,
-        "seed": options.seed,
-        "fast": options.fast,
-        "minutes": options.minutes,
-    }
+    settings = {name: getattr(options, name) for name in SETTINGS} | {"corpus": options.corpus or PYTHON}
     if folder.exists() and not folder.is_dir():
         raise UserError(Problem("there is a file of this name", str(folder), "another --out"))
     if not (folder / RECORD).is_file():
@@ -87,6 +98,8 @@ def open_record(options: QuickstartOptions) -> Record:
         _remove(folder)
         return Record(folder, settings)
     record = _read(folder)
+    if not record.corpus:  # broken off before there was anything to compare
+        record.settings = settings
     changed = [name for name, value in settings.items() if record.settings.get(name) != value]
     if changed:
         made = ", ".join(f"{name} {record.settings.get(name)}" for name in changed)

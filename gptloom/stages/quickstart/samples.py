@@ -26,7 +26,7 @@ class Sample:
 def write_samples(model: LanguageModel, prompts: Sequence[str], tokens: int, seed: int) -> list[Sample]:
     """Samples of ``tokens`` tokens together, at temperature 0.8 and top-p 0.95: some after prompts, most after none."""
     free = round(ROUND * UNPROMPTED)
-    asked = [""] * free + list(islice(cycle(prompts), ROUND - free))
+    asked = [*islice(cycle(prompts), ROUND - free), *[""] * free]
     samples: list[Sample] = []
     while (missing := tokens - sum(sample.tokens for sample in samples)) > 0:
         length = min(LENGTH, max(16, missing // 4))

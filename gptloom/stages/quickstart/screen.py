@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from gptloom.evaluation.copying import WINDOW, Copying
 from gptloom.evaluation.yardsticks import Yardstick
@@ -12,11 +13,25 @@ from gptloom.stages.quickstart.examples import SHOTS, Score
 from gptloom.stages.quickstart.samples import Sample
 
 WIDTH = 80
+TEXT_WIDTH = 92  # of a sample's line; longer ones are broken
 
 
 def say_heading(text: str) -> None:
     """A line that begins a part."""
     say(f"\n── {text} ".ljust(WIDTH + 1, "─"))
+
+
+def say_text(text: str, most_lines: int | None = None) -> None:
+    """A sample: long lines broken, what does not print (an untrained model writes any byte) as a replacement mark."""
+    lines = [
+        line[start : start + TEXT_WIDTH]
+        for line in text.rstrip("\n").split("\n")
+        for start in range(0, max(1, len(line)), TEXT_WIDTH)
+    ]
+    for line in lines[:most_lines]:
+        say("  │ " + "".join(letter if letter.isprintable() else "\ufffd" for letter in line))
+    if most_lines is not None and len(lines) > most_lines:
+        say("  │ …")
 
 
 def say_corpus(corpus: QuickstartCorpus) -> None:
@@ -32,7 +47,7 @@ def say_yardsticks(yardsticks: Sequence[Yardstick]) -> None:
     """What each yardstick is and reaches."""
     say("\nbits per byte of the held-out text, for methods without a network that read the same training text:")
     for yardstick in yardsticks:
-        say(f"  {yardstick.bits_per_byte:.2f}  {yardstick.name:<13}{yardstick.meaning}")
+        say(f"  {yardstick.bits_per_byte:.2f}  {yardstick.name:<14}{yardstick.meaning}")
 
 
 def say_verdict(bits_per_byte: float, yardsticks: Sequence[Yardstick], corpus: QuickstartCorpus) -> None:
@@ -51,18 +66,17 @@ def _against(bits_per_byte: float, yardstick: Yardstick) -> str:
     return f"{abs(distance):.0%} {'better' if distance < 0 else 'worse: not beaten'}"
 
 
-def say_samples(samples: Sequence[Sample], copied: Copying, usual: Copying, *, invented: bool) -> None:
+def say_samples(samples: Sequence[Sample], copied: Copying, usual: Copying, kept: Path, *, invented: bool) -> None:
     """One sample, what samples are, and how much of them is copied, beside held-out text written by people."""
     say_heading("what it writes")
     shown = next((sample for sample in samples if sample.prompt), samples[0])
-    for line in (shown.prompt + shown.text).rstrip("\n").splitlines():
-        say(f"  │ {line}")
+    say_text(shown.prompt + shown.text)
     if invented:
         say("\nInvented manual pages: it learned their form, not facts. No such module or method need exist.")
     else:
         say("\nInvented text: it learned the form, not facts.")
     tokens = sum(sample.tokens for sample in samples)
-    say(f"in {len(samples)} samples, {tokens:,} tokens, at temperature 0.8 and top-p 0.95:")
+    say(f"{len(samples)} samples of {tokens:,} tokens together, at temperature 0.8 and top-p 0.95, are in {kept}:")
     _say_table(
         ("", "its samples", "held-out text"),
         [

@@ -1,0 +1,30 @@
+"""``gptloom quickstart --fast`` as a user types it: a process of its own, the text of this Python, one JSON document."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_fast_quickstart_from_start_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gptloom", "quickstart", "--fast", "--threads", "1", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["done"] and document["corpus"]["python"] == platform.python_version()
+    assert document["corpus"]["hash"][:12] in done.stderr and platform.python_version() in done.stderr
+    figures = document["stages"]["pretrain"]["figures"]
+    assert len(figures["moments"]) == 6 and figures["beaten"] == ["byte unigram"]
+    assert {score["kind"] for score in figures["examples"]} == {"sum", "difference", "word", "function"}
+    assert all(0 <= share <= 1 for score in figures["examples"] for share in score["right"].values())
+    said = ["Invented manual pages", "that passage:", "lzma", "not beaten", "kitchen.Oven.bake(self, dish,"]
+    assert [words for words in said if words not in done.stderr] == []
+    folder = tmp_path / "runs" / "quickstart"
+    assert {path.name for path in folder.iterdir()} == {"base", "corpus", "quickstart.json", "samples.txt"}
+    assert (folder / "base" / "final" / "model.safetensors").is_file()
