@@ -1,6 +1,6 @@
 """How fast GPT-2 124M writes one sequence in bf16, beside ``generate`` of ``transformers``.
 
-    python bench/decode.py [--prompt-tokens 64] [--new-tokens 128] [--repeats 5] [--threads N] [--json]
+    python bench/decode.py [--prompt-tokens 64] [--new-tokens 128] [--repeats 5] [--threads N] [--json FILE]
 
 Both sides have random weights of the same shapes in bf16, get the same prompt, and write the same number of tokens
 greedily in one row; the time is that of the whole call, prefill included, with compiling done before and told apart. All
@@ -11,16 +11,15 @@ the tokens/s of ``transformers``. The last column is the share of what the memor
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
+import harness
 import torch
 import transformers
+from harness import Check, Result
 
 from gptloom.config.generate import SamplingOptions
 from gptloom.config.model import ModelConfig, preset
@@ -112,7 +111,7 @@ def build_sides(prompt_tokens: int, new_tokens: int) -> tuple[dict[str, Callable
     return sides, sizes, compiling
 
 
-def measure(prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, object]:
+def measure(prompt_tokens: int, new_tokens: int, repeats: int) -> Result:
     """Medians of all sides over ``repeats`` turns, after one that warms up."""
     sides, sizes, compiling = build_sides(prompt_tokens, new_tokens)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -126,24 +125,15 @@ def measure(prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, obje
     speeds = {name: new_tokens / statistics.median(values) for name, values in seconds.items()}
     best = OURS if OURS in speeds else "gptloom bf16"
     ratio = speeds[best] / speeds[PEER]
-    return {
-        "tokens_per_second": speeds,
-        "share_of_bandwidth": {name: speed * sizes[name] / bandwidth for name, speed in speeds.items()},
-        "ratio": ratio,
-        "target_ratio": TARGET_RATIO,
-        "reached": ratio >= TARGET_RATIO,
-        "seconds": seconds,
-        "compile_seconds": compiling,
-        "read_gigabytes_per_second": bandwidth / 1e9,
-        "prompt_tokens": prompt_tokens,
-        "new_tokens": new_tokens,
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "machine": f"{platform.machine()} {platform.processor()}".strip(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+    table = {
+        name: {"tokens/s": speed, "% of the memory's speed": 100 * speed * sizes[name] / bandwidth}
+        for name, speed in sorted(speeds.items(), key=lambda item: -item[1])
     }
+    threads = torch.get_num_threads()
+    settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats, "threads": threads}
+    check = Check(f"{best}, tokens/s of {PEER}", ratio, TARGET_RATIO, "×")
+    notes = [f"memory reads at {bandwidth / 1e9:.0f} GB/s", f"compiling took {compiling:.1f} s"]
+    return Result("decode", settings, {"one sequence": table}, [check], notes, {"seconds": seconds})
 
 
 def main() -> int:
@@ -152,24 +142,12 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads of both sides (default: torch's own)")
-    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    harness.add_json_option(parser)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
-    result = measure(arguments.prompt_tokens, arguments.new_tokens, arguments.repeats)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return 0
-    speeds, shares = result["tokens_per_second"], result["share_of_bandwidth"]
-    assert isinstance(speeds, dict) and isinstance(shares, dict)
-    print(
-        f"memory is read at {result['read_gigabytes_per_second']:.0f} GB/s; compiling took {result['compile_seconds']:.0f} s"
-    )
-    for name, speed in sorted(speeds.items(), key=lambda item: -item[1]):
-        print(f"{name:<24} {speed:7.1f} tokens/s   {shares[name]:4.0%} of the memory's speed")
-    print(f"ratio {result['ratio']:.2f} (target {TARGET_RATIO:g}): {'reached' if result['reached'] else 'missed'}")
-    return 0
+    return harness.finish(measure(arguments.prompt_tokens, arguments.new_tokens, arguments.repeats), arguments.json)
 
 
 if __name__ == "__main__":

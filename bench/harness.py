@@ -11,6 +11,7 @@ import argparse
 import datetime
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 TRANSIENT = ("memory_available", "disk_free")  # of the machine: says nothing about a figure
 
-Figures = dict[str, float | None]  # column (with its unit) -> figure; None where there is none
+Figures = Mapping[str, float | None]  # column (with its unit) -> figure; None where there is none
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Result:
 
     bench: str
     settings: dict[str, Any]
-    tables: dict[str, dict[str, Figures]]
+    tables: Mapping[str, Mapping[str, Figures]]
     checks: list[Check]
     notes: list[str] = field(default_factory=list)
     raw: Any = None
@@ -74,36 +75,41 @@ class Result:
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[int], dict[str, Any]]],
-    rounds: int,
-    between: Callable[[str], None] = lambda line: None,
+    sides: Mapping[str, Callable[[int], dict[str, Any]]], rounds: int, title: str = ""
 ) -> dict[str, list[dict[str, Any]]]:
-    """Calls every side once a round, in the order listed; side -> what it returned in each round."""
+    """Calls every side once a round, in the order listed, and says so on stderr; side -> what it returned each time."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name, run in sides.items():
-            between(f"round {turn + 1} of {rounds}: {name}")
+            print(f"{title}round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             found[name].append(run(turn))
     return found
 
 
-def run_json(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Runs ``command`` to its end and returns the JSON object that is the last line it prints.
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> str:
+    """Runs ``command`` (in ``folder``) to its end and returns what it printed.
 
     RuntimeError with the end of its messages when it fails: a side that breaks off is no result.
     """
     done = subprocess.run(
         list(command),
+        cwd=folder,
         env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         encoding="utf-8",
         errors="replace",
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def run_json(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Runs ``command`` and returns the JSON object that is the last line it prints."""
+    found: dict[str, Any] = json.loads(run_command(command, environment).splitlines()[-1])
     return found
 
 
@@ -147,7 +153,8 @@ def machine() -> dict[str, Any]:
     """The machine and the versions, as ``gptloom doctor`` sees them."""
     from gptloom.observe.machine import machine_info
 
-    return {name: value for name, value in machine_info().items() if name not in TRANSIENT}
+    info = {name: value for name, value in machine_info().items() if name not in TRANSIENT}
+    return {**info, "system": f"{platform.system()} {platform.machine()}"}  # a kernel's build says nothing about speed
 
 
 def commit() -> str | None:

@@ -1,6 +1,6 @@
 """How fast text becomes shards, beside ``encode_batch`` of the ``tokenizers`` library on the same text.
 
-    python bench/tokenize.py [--data FILE ...] [--tokenizer gpt2-folder] [--repeats 5] [--json]
+    python bench/tokenize.py [--data FILE ...] [--tokenizer gpt2-folder] [--repeats 5] [--json FILE]
 
 Ours is the whole of ``gptloom data build``: finding, reading and checking the files, splitting, encoding, writing and
 syncing the shards. The other side is handed the text in memory and only encodes it, in one call: once by documents, and
@@ -11,16 +11,16 @@ one process, so that a busy moment of the machine meets all; medians are shown. 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import harness
 import tokenizers
+from harness import Check, Result
 
 from gptloom.data.build import build_shards
 from gptloom.data.documents import iter_documents
@@ -58,7 +58,7 @@ def raw_seconds(texts: list[str], raw: tokenizers.Tokenizer) -> float:
     return seconds
 
 
-def measure(data: list[str], reference: str, repeats: int) -> dict[str, object]:
+def measure(data: list[str], reference: str, repeats: int) -> Result:
     """Medians of both sides over ``repeats`` turns, after one that fills the caches."""
     tokenizer = load_tokenizer(reference)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,21 +77,16 @@ def measure(data: list[str], reference: str, repeats: int) -> dict[str, object]:
             for side, seconds in turn.items():
                 times[side].append(seconds)
     speeds = {side: megabytes / statistics.median(seconds) for side, seconds in times.items()}
-    ratio = speeds["shards"] / max(speeds["documents"], speeds["pieces"])
-    return {
-        "megabytes_per_second": speeds,
-        "ratio": ratio,
-        "target_ratio": TARGET_RATIO,
-        "reached": ratio >= TARGET_RATIO,
-        "seconds": times,
-        "megabytes": megabytes,
-        "documents": len(documents),
-        "tokenizer": tokenizer.hash,
-        "tokenizers": tokenizers.__version__,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
+    sides = {
+        "encode_batch, documents": {"MB/s": speeds["documents"]},
+        "encode_batch, pieces": {"MB/s": speeds["pieces"]},
+        "gptloom shards": {"MB/s": speeds["shards"]},
     }
+    ratio = speeds["shards"] / max(speeds["documents"], speeds["pieces"])
+    names = [Path(name).name for name in data]
+    settings = {"data": names, "MB": round(megabytes, 1), "documents": len(documents), "repeats": repeats}
+    check = Check("MB/s of the faster call", ratio, TARGET_RATIO, "×")
+    return Result("tokenize", settings, {"text to ids": sides}, [check], raw={"seconds": times, "hash": tokenizer.hash})
 
 
 def main() -> int:
@@ -100,21 +95,10 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", default=[str(DATA / "english_novels")], help="text (default: the novels)")
     parser.add_argument("--tokenizer", default=str(DATA / "vocab_gpt2"), help="tokenizer (default: GPT-2's)")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns of each side (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    harness.add_json_option(parser)
     arguments = parser.parse_args()
     result = measure(arguments.data, arguments.tokenizer, arguments.repeats)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        speeds = result["megabytes_per_second"]
-        assert isinstance(speeds, dict)
-        print(f"text              {result['megabytes']:8.1f} MB in {result['documents']} documents")
-        print(f"encode_batch      {speeds['documents']:8.2f} MB/s by documents (medians of {arguments.repeats})")
-        print(f"encode_batch      {speeds['pieces']:8.2f} MB/s in pieces")
-        print(f"gptloom shards    {speeds['shards']:8.2f} MB/s")
-        verdict = "reached" if result["reached"] else "missed"
-        print(f"ratio             {result['ratio']:8.2f}, target {TARGET_RATIO}: {verdict}")
-    return 0 if result["reached"] else 1
+    return harness.finish(result, arguments.json)
 
 
 if __name__ == "__main__":

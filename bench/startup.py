@@ -1,6 +1,6 @@
 """How long ``gptloom --help`` takes, as a whole process, beside a Python that does nothing.
 
-    python bench/startup.py [--repeats 15] [--json]
+    python bench/startup.py [--repeats 15] [--json FILE]
 
 The target is 0.3 s. The two commands take turns, so that a busy moment of the machine meets both; medians are shown.
 """
@@ -8,12 +8,13 @@ The target is 0.3 s. The two commands take turns, so that a busy moment of the m
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
+
+import harness
+from harness import Check, Result
 
 TARGET_SECONDS = 0.3
 COMMANDS = {
@@ -44,27 +45,14 @@ def main() -> int:
     """Measures, prints, and returns 1 when the target is missed."""
     parser = argparse.ArgumentParser(description="time gptloom --help against an empty Python process")
     parser.add_argument("--repeats", type=int, default=15, help="timed runs of each command (default: 15)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    harness.add_json_option(parser)
     arguments = parser.parse_args()
     medians = measure(arguments.repeats)
-    empty, ours = medians["python -c pass"], medians["gptloom --help"]
-    result = {
-        "seconds": medians,
-        "ratio": ours / empty,
-        "target_seconds": TARGET_SECONDS,
-        "reached": ours < TARGET_SECONDS,
-        "repeats": arguments.repeats,
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-    }
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for name, seconds in medians.items():
-            print(f"{name:<16} {seconds * 1000:7.1f} ms")
-        verdict = "reached" if result["reached"] else "missed"
-        print(f"ratio {result['ratio']:.2f}, target {TARGET_SECONDS * 1000:.0f} ms: {verdict}")
-    return 0 if result["reached"] else 1
+    sides = {name: {"ms": seconds * 1000} for name, seconds in medians.items()}
+    check = Check("gptloom --help", medians["gptloom --help"], TARGET_SECONDS, " s", at_most=True)
+    notes = [f"ratio: {medians['gptloom --help'] / medians['python -c pass']:.2f}"]
+    result = Result("startup", {"repeats": arguments.repeats}, {"whole process": sides}, [check], notes, medians)
+    return harness.finish(result, arguments.json)
 
 
 if __name__ == "__main__":

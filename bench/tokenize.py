@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 ELSEWHERE = [entry for entry in sys.path if Path(entry).resolve() != HERE]
 
 if __name__ == "__main__":
-    sys.path[:] = ELSEWHERE
+    sys.path[:] = [*ELSEWHERE, str(HERE)]
     import runpy
 
     runpy.run_path(str(HERE / "shard_speed.py"), run_name="__main__")

@@ -21,8 +21,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def run_side(side: str, dropout: float, arguments: argparse.Namespace) -> dict[s
     )
     begun = time.perf_counter()
     losses, ends = train(config, ids, steps)
-    seconds = [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)][arguments.warmup - 1 :]
+    seconds = [end - start for start, end in pairwise(ends)][arguments.warmup - 1 :]
     assert len(seconds) == arguments.steps
     return {
         "seconds": seconds,
@@ -161,7 +161,7 @@ def train_ours(compiled: bool, config: ModelConfig, ids: Any, steps: int) -> tup
 # ---- all sides -------------------------------------------------------------------------------------------------------
 
 
-def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> Result:
+def measure(arguments: argparse.Namespace) -> Result:
     """All sides in turns, one table a dropout."""
     names = [name for name in SIDES if not (name.endswith("compiled") and arguments.no_compile)]
     tables: dict[str, dict[str, Figures]] = {}
@@ -171,7 +171,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> Result
         for dropout in arguments.dropout:
             title = f"dropout {dropout:g}"
             calls = {name: partial(start_side, name, dropout, arguments, cache) for name in names}
-            raw[title] = harness.take_turns(calls, arguments.rounds, lambda line, title=title: say(f"{title}, {line}"))
+            raw[title] = harness.take_turns(calls, arguments.rounds, f"{title}, ")
             check_sides(raw[title])
             tables[title] = {name: summary(found) for name, found in raw[title].items()}
             checks += compare(title, tables[title])
@@ -261,7 +261,7 @@ def main() -> int:
     if arguments.side is not None:
         print(json.dumps(run_side(arguments.side, arguments.dropout[0], arguments)))
         return 0
-    return harness.finish(measure(arguments, lambda line: print(line, file=sys.stderr, flush=True)), arguments.json)
+    return harness.finish(measure(arguments), arguments.json)
 
 
 if __name__ == "__main__":
