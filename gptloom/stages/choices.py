@@ -11,9 +11,9 @@ from gptloom.config.resolve import Resolved
 from gptloom.data.built import TrainingShards
 from gptloom.observe.machine import memory
 from gptloom.stages.derive import (
-    EMBEDDING_LR,
     Steps,
     choose_batch_tokens,
+    choose_embedding_lr,
     choose_lr,
     choose_micro_batch,
     choose_optimizer,
@@ -51,7 +51,7 @@ def choose_optimization(
     if options.lr is None:
         resolved = resolved.derive("lr", *choose_lr(config, optimizer))
     if options.embedding_lr is None and optimizer == "muon":
-        resolved = resolved.derive("embedding_lr", EMBEDDING_LR, "AdamW beside Muon, for embeddings and head")
+        resolved = resolved.derive("embedding_lr", *choose_embedding_lr(config, resolved.options.lr))
     elif options.embedding_lr is not None and optimizer == "adamw":
         raise UserError(Problem("--embedding-lr is for --optimizer muon: adamw has one rate", mend="leave it out"))
     if options.schedule is None:

@@ -18,7 +18,7 @@ from gptloom.data.shards import TokenShards
 from gptloom.interop.open import load
 from gptloom.model.counting import count_parameters
 from gptloom.model.reference import finished_checkpoints
-from gptloom.observe.terminal import human_count, say
+from gptloom.observe.terminal import human_count, say, terminal
 from gptloom.stages.pretrain import pretrain
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.examples import ask
@@ -108,6 +108,7 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
     bits = state.bits_per_byte
     assert bits is not None, "a run that finished without a figure would have been stopped by its guard"
     screen.say_verdict(bits, context.yardsticks, context.corpus)
+    terminal.show_live("writing samples …")
     samples = write_samples(
         model, context.corpus.prompts[::-1], FAST_TOKENS if context.fast else SAMPLED_TOKENS, context.seed
     )
@@ -116,6 +117,7 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
     kept = context.out / SAMPLES
     write_text(kept, RULE.join(sample.prompt + sample.text for sample in samples) + "\n")
     screen.say_samples(samples, copied, usual, kept, invented=bool(context.corpus.examples))
+    terminal.show_live("answering questions …")
     scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
     if scores:
         screen.say_scores(scores)
@@ -134,8 +136,8 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
         "copying_of_held_out_text": asdict(usual),
         "examples": [asdict(score) for score in scores],
     }
-    better = f"held-out text: {untrained:.2f} → {bits:.2f} bits per byte"
-    return StageResult(BASE, f"{human_count(parameters)} parameters", state.seconds, better, figures)
+    better = f"bits per byte {untrained:.2f} → {bits:.2f}"
+    return StageResult(BASE, f"{BASE}, {human_count(parameters)}", state.seconds, better, figures)
 
 
 def _moments(run: TrainedRun) -> list[dict[str, Any]]:

@@ -87,7 +87,8 @@ def say_samples(samples: Sequence[Sample], copied: Copying, usual: Copying, kept
         right=("its samples", "held-out text"),
     )
     if copied.longest:
-        say(f"that passage: {' '.join(copied.longest.split())}")
+        say("the longest passage copied word for word:")
+        say_text(copied.longest.strip("\n"), most_lines=6)
 
 
 def say_scores(scores: Sequence[Score]) -> None:

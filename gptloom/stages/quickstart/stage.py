@@ -29,7 +29,7 @@ class StageResult:
     """A finished stage: its line in the last screen, and every figure behind it."""
 
     run: str  # the run folder's name in ``Context.out``
-    model: str  # what was made: "3.4M parameters"
+    model: str  # what was made, and its parameters: "base, 3.1M"
     seconds: float
     better: str  # what got better by how much
     figures: Mapping[str, Any]  # JSON values
