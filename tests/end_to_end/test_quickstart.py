@@ -23,7 +23,7 @@ def test_the_fast_quickstart_from_start_to_end(tmp_path: Path) -> None:
     assert len(figures["moments"]) == 6 and figures["beaten"] == ["byte unigram"]
     assert {score["kind"] for score in figures["examples"]} == {"sum", "difference", "word", "function"}
     assert all(0 <= share <= 1 for score in figures["examples"] for share in score["right"].values())
-    said = ["Invented manual pages", "that passage:", "lzma", "not beaten", "kitchen.Oven.bake(self, dish,"]
+    said = ["Invented manual pages", "copied word for word:", "lzma", "not beaten", "kitchen.Oven.bake(self, dish,"]
     assert [words for words in said if words not in done.stderr] == []
     folder = tmp_path / "runs" / "quickstart"
     assert {path.name for path in folder.iterdir()} == {"base", "corpus", "quickstart.json", "samples.txt"}

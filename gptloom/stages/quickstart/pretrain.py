@@ -117,9 +117,10 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
     kept = context.out / SAMPLES
     write_text(kept, RULE.join(sample.prompt + sample.text for sample in samples) + "\n")
     screen.say_samples(samples, copied, usual, kept, invented=bool(context.corpus.examples))
-    terminal.show_live("answering questions …")
-    scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
-    if scores:
+    scores = []
+    if context.corpus.examples:
+        terminal.show_live("answering questions …")
+        scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
         screen.say_scores(scores)
     parameters = count_parameters(config).total
     figures = {
