@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -112,34 +113,38 @@ class TokenBatches:
         return (hash_words(self.seed, sources, epochs, 1) % choices.astype(np.uint64)).astype(np.int64)
 
 
-def eval_batches(shards: TokenShards, context: int, rows: int) -> Iterator[Batch]:
-    """Every id of ``shards`` but the first as a target exactly once, in fixed windows of ``context``.
+class Tokens(Protocol):
+    """A long sequence of token ids, as ``TokenShards`` are."""
 
-    All batches have one shape, [min(rows, windows), context]; what is left over at the end is filled with id 0 at
-    weight 0, after the real tokens, where a causal model cannot see it.
+    n_tokens: int
+
+    def read(self, start: int, length: int) -> Ints:
+        """Ids ``start`` to ``start + length`` [length]."""
+
+
+def eval_batches(tokens: Tokens, context: int, rows: int, stride: int | None = None) -> Iterator[Batch]:
+    """Every id of ``tokens`` but the first as a target exactly once, in windows of ``context``.
+
+    Windows lie end to end, or begin every ``stride`` ids; then only the targets that no window before had count, so that
+    all but the first ``context`` are predicted from at least ``context - stride`` ids. All batches have one shape,
+    [min(rows, windows), context]; what is left over at the end is filled with id 0 at weight 0, after the real tokens,
+    where a causal model cannot see it.
     """
-    targets = shards.n_tokens - 1
+    stride = context if stride is None else stride
+    if not 0 < stride <= context:
+        raise ValueError(f"a stride of {stride} leaves targets out, or never ends: 1 to {context}")
+    targets = tokens.n_tokens - 1
     if targets < 1:
-        raise ValueError(f"{shards.n_tokens} tokens hold nothing to predict")
-    n_windows = -(-targets // context)
+        raise ValueError(f"{tokens.n_tokens} tokens hold nothing to predict")
+    n_windows = 1 + max(0, -(-(targets - context) // stride))
     rows = min(rows, n_windows)
     for first in range(0, n_windows, rows):
-        start = first * context
-        length = min(rows * context, targets - start)
-        ids = np.zeros(rows * context + 1, dtype=np.int64)
-        ids[: length + 1] = shards.read(start, length + 1)
-        if length < rows * context:
-            yield _padded(ids, length, rows, context)
-        else:
-            tensor = torch.from_numpy(ids)
-            yield Batch(tensor[:-1].view(rows, context), tensor[1:].view(rows, context), torch.ones(rows, context))
-
-
-def _padded(ids: Ints, length: int, rows: int, context: int) -> Batch:
-    """The last batch of a sweep: ``length`` targets, the rest without weight."""
-    tensor = torch.from_numpy(ids)
-    weights = torch.zeros(rows * context)
-    weights[:length] = 1.0
-    inputs = tensor[:-1].clone()
-    inputs[length:] = 0  # the last id is a target only
-    return Batch(inputs.view(rows, context), tensor[1:].view(rows, context), weights.view(rows, context))
+        inputs, predicted = (np.zeros((rows, context), dtype=np.int64) for _ in range(2))
+        weights = torch.zeros(rows, context)
+        for row, window in enumerate(range(first, min(first + rows, n_windows))):
+            start = window * stride
+            length = min(context, targets - start)
+            ids = tokens.read(start, length + 1)
+            inputs[row, :length], predicted[row, :length] = ids[:-1], ids[1:]
+            weights[row, 0 if window == 0 else context - stride : length] = 1.0
+        yield Batch(torch.from_numpy(inputs), torch.from_numpy(predicted), weights)

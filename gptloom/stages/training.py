@@ -19,6 +19,7 @@ from gptloom.config.resolve import Resolved
 from gptloom.data.batch import Batch
 from gptloom.data.batches import TokenBatches, eval_batches
 from gptloom.data.built import TrainingShards
+from gptloom.evaluation.perplexity import id_bytes
 from gptloom.generation.language_model import LanguageModel
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
@@ -62,12 +63,6 @@ def data_identity(shards: TrainingShards) -> list[list[Any]]:
         digest = hashlib.sha256(b"".join(end.tobytes() for end in ends)).hexdigest()
         described.append([tokens.n_tokens, weight, digest])
     return described
-
-
-def id_bytes(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    """[V] UTF-8 bytes that each id stands for; 0 for special tokens and for rows no token has."""
-    known = [len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocab_size)]
-    return torch.tensor(known + [0] * (vocab_size - len(known)), dtype=torch.int64)
 
 
 def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callbacks: Sequence[Hook] = ()) -> None:

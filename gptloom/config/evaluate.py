@@ -1,0 +1,29 @@
+"""The options of ``gptloom evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gptloom.config.options import POSITIONAL, DeviceOption, JsonOption, Metavar, QuietOption, ThreadsOption
+
+
+class EvaluateOptions(DeviceOption, ThreadsOption, JsonOption, QuietOption):
+    """``gptloom evaluate MODEL --data ...``."""
+
+    model: Annotated[str, POSITIONAL] = Field(description="run, model folder, or preset with --untrained")
+    data: Annotated[list[str], Metavar("FILE|FOLDER|GLOB")] = Field(
+        min_length=1, description="text to predict, or token shards; - reads standard input"
+    )
+    stride: int | None = Field(
+        None, gt=0, description="tokens between the beginnings of windows (default: the context, windows end to end)"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="numbers to compute with (auto: bf16 for large models where the hardware multiplies it fast)",
+    )
+    text_column: str | None = Field(None, description="column or key of the text in tables and JSON lines")
+    document_separator: str | None = Field(None, description="string that parts documents inside text files")
+    encoding: str = Field("utf-8", description="character encoding of text files")
+    untrained: bool = Field(False, description="accept a preset, whose weights are random")
