@@ -15,6 +15,7 @@ from gptloom.config.resolve import resolve
 from gptloom.data.built import load_built
 from gptloom.data.python_corpus import DOCUMENT_SEPARATOR
 from gptloom.data.shards import TokenShards
+from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.open import load
 from gptloom.model.counting import count_parameters
 from gptloom.model.reference import finished_checkpoints
@@ -104,25 +105,11 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
     state, built = run.state, load_built(run.path / DATA)
     model = load(str(run.path), device=context.machine.get("device", "auto"))
     config = model.model.config
+    parameters = count_parameters(config).total
     untrained = math.log2(config.vocab_size) * built.n_valid_tokens / built.n_valid_bytes
     bits = state.bits_per_byte
     assert bits is not None, "a run that finished without a figure would have been stopped by its guard"
     screen.say_verdict(bits, context.yardsticks, context.corpus)
-    terminal.show_live("writing samples …")
-    samples = write_samples(
-        model, context.corpus.prompts[::-1], FAST_TOKENS if context.fast else SAMPLED_TOKENS, context.seed
-    )
-    training, validation = (path.read_text(encoding="utf-8") for path in (context.corpus.train, context.corpus.valid))
-    copied, usual = compare_copying(samples, training, validation)
-    kept = context.out / SAMPLES
-    write_text(kept, RULE.join(sample.prompt + sample.text for sample in samples) + "\n")
-    screen.say_samples(samples, copied, usual, kept, invented=bool(context.corpus.examples))
-    scores = []
-    if context.corpus.examples:
-        terminal.show_live("answering questions …")
-        scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
-        screen.say_scores(scores)
-    parameters = count_parameters(config).total
     figures = {
         "parameters": parameters,
         "steps": state.step,
@@ -130,15 +117,40 @@ def _measure(context: Context, run: TrainedRun) -> StageResult:
         "passes": state.tokens / built.n_train_tokens,
         "bits_per_byte": bits,
         "untrained_bits_per_byte": untrained,
-        "beaten": [y.name for y in context.yardsticks if bits < y.bits_per_byte],
+        "beaten": [yardstick.name for yardstick in context.yardsticks if bits < yardstick.bits_per_byte],
         "moments": _moments(run),
-        "samples": [asdict(sample) for sample in samples],
-        "copying": asdict(copied),
-        "copying_of_held_out_text": asdict(usual),
-        "examples": [asdict(score) for score in scores],
+        **_let_write(context, model),
+        "examples": _let_answer(context, model),
     }
     better = f"bits per byte {untrained:.2f} → {bits:.2f}"
     return StageResult(BASE, f"{BASE}, {human_count(parameters)}", state.seconds, better, figures)
+
+
+def _let_write(context: Context, model: LanguageModel) -> dict[str, Any]:
+    """Samples, kept in a file of their own, and how much of them is copied."""
+    terminal.show_live("writing samples …")
+    corpus, kept = context.corpus, context.out / SAMPLES
+    tokens = FAST_TOKENS if context.fast else SAMPLED_TOKENS
+    samples = write_samples(model, corpus.prompts[::-1], tokens, context.seed)
+    write_text(kept, RULE.join(sample.prompt + sample.text for sample in samples) + "\n")
+    training, validation = (path.read_text(encoding="utf-8") for path in (corpus.train, corpus.valid))
+    copied, usual = compare_copying(samples, training, validation)
+    screen.say_samples(samples, copied, usual, kept, invented=bool(corpus.examples))
+    return {
+        "samples": [asdict(sample) for sample in samples],
+        "copying": asdict(copied),
+        "copying_of_held_out_text": asdict(usual),
+    }
+
+
+def _let_answer(context: Context, model: LanguageModel) -> list[dict[str, Any]]:
+    """Scores by kind of question; none for a text that comes without questions."""
+    if not context.corpus.examples:
+        return []
+    terminal.show_live("answering questions …")
+    scores = ask(model, context.corpus.examples, FAST_QUESTIONS if context.fast else QUESTIONS)
+    screen.say_scores(scores)
+    return [asdict(score) for score in scores]
 
 
 def _moments(run: TrainedRun) -> list[dict[str, Any]]:
