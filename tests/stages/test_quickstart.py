@@ -14,6 +14,7 @@ from gptloom.config.errors import UserError
 from gptloom.data.python_corpus import HeldoutExample
 from gptloom.evaluation.yardsticks import Yardstick
 from gptloom.stages.quickstart import STAGES, Stage, StageResult, examples, pipeline, pretrain
+from gptloom.stages.quickstart.corpus import open_corpus
 from gptloom.stages.quickstart.moments import Watch, compare, moments
 from gptloom.stages.quickstart.pipeline import choose_stages, share_minutes
 from gptloom.train.run import Run, read_state
@@ -279,3 +280,21 @@ def test_overwrite_takes_only_a_quickstart_away(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no quickstart"):
         start(tmp_path, overwrite=True)
     assert (tmp_path / "quick" / "novel.txt").exists()
+
+
+def test_shakespeare_is_read_like_a_text_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = write_text(tmp_path)
+    monkeypatch.setattr("gptloom.stages.quickstart.corpus.shakespeare_corpus", lambda folder: text)
+    corpus = open_corpus("shakespeare", tmp_path / "corpus", seed=1)
+    own = open_corpus(str(text), tmp_path / "corpus", seed=1)
+    assert corpus.title.startswith("Tiny Shakespeare, ") and corpus.hash == own.hash and not corpus.examples
+
+
+def test_a_failed_download_names_the_way_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", fail)
+    with pytest.raises(UserError, match=r"no network.*\n  try: .*--corpus FILE"):
+        gptloom.quickstart(corpus="shakespeare", out=tmp_path / "quick", threads=1)
+    assert not (tmp_path / "quick").exists()
