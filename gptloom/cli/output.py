@@ -42,11 +42,16 @@ class Output:
         text = json.dumps(_finite(document), ensure_ascii=False, allow_nan=False, indent=2)
         print(text, file=self.stdout, flush=True)
 
+    @property
+    def at_terminal(self) -> bool:
+        """Whether a person can be asked."""
+        return not self.as_json and bool(sys.stdin) and sys.stdin.isatty() and sys.stderr.isatty()
+
     def ask(self, question: str, yes: bool) -> bool:
         """The answer of the person at the terminal; True with ``--yes``; ``UserError`` when nobody can be asked."""
         if yes:
             return True
-        if self.as_json or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        if not self.at_terminal:
             raise UserError(Problem(f"{question} Nobody is at the terminal to answer", mend="--yes"))
         print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")

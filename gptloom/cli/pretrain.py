@@ -43,7 +43,9 @@ def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None
     """
     from gptloom.stages import pretrain as stage
 
-    result = stage.pretrain(resolved)
+    result = stage.pretrain(
+        resolved, confirm=lambda question: not out.at_terminal or out.ask(question, resolved.options.yes)
+    )
     out.document(stage.as_document(result))
     if not isinstance(result, stage.DryRun):
         _say_next(result, out)

@@ -79,11 +79,16 @@ class DryRun:
     cost: Cost
 
 
-def pretrain(resolved: Resolved[PretrainOptions], callbacks: Sequence[Hook] = ()) -> TrainedRun | DryRun:
+def pretrain(
+    resolved: Resolved[PretrainOptions],
+    callbacks: Sequence[Hook] = (),
+    confirm: Callable[[str], bool] = lambda question: True,
+) -> TrainedRun | DryRun:
     """Trains a GPT on text: a new one, or a base model further.
 
     Raises UserError before anything is written when the options, the text or the machine do not allow it, and
-    GuardStop when the training diverges. ``callbacks`` are hooks, called after the run's own.
+    GuardStop when the training diverges. ``callbacks`` are hooks, called after the run's own. ``confirm`` is asked
+    before a run that would take more than a day.
     """
     machine = use_machine(resolved.options)
     base = open_base(resolved)
@@ -95,7 +100,7 @@ def pretrain(resolved: Resolved[PretrainOptions], callbacks: Sequence[Hook] = ()
     refuse_own_input(resolved.options, folder)
     prepare_folder(folder, overwrite=resolved.options.overwrite)
     try:
-        return _pretrain(resolved, text, base, machine, folder, callbacks)
+        return _pretrain(resolved, text, base, machine, folder, callbacks, confirm)
     except UserError:
         if not (folder / EVENTS).exists():  # refused before the training began: leave nothing half-made
             shutil.rmtree(folder, ignore_errors=True)
@@ -109,6 +114,7 @@ def _pretrain(
     machine: Machine,
     folder: Path,
     callbacks: Sequence[Hook],
+    confirm: Callable[[str], bool],
 ) -> TrainedRun:
     # Both are written again with all that is derived: a run that is broken off before can still be resumed.
     write_config(folder / CONFIG, resolved, "pretrain")
@@ -138,6 +144,8 @@ def _pretrain(
     )
     check_disk(folder, cost.disk)
     explain(resolved, config, steps, cost)
+    if cost.seconds > DAY and not confirm("Start it?"):
+        raise UserError(Problem("not started", mend="a smaller --model, or --max-minutes"))
     band = load_recipe(options.recipe).band if options.recipe else ()
     task = Task(
         resolved,

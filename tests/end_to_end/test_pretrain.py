@@ -55,9 +55,10 @@ def test_a_text_becomes_a_model(pretrain, gptloom, tmp_path: Path) -> None:
     assert lineage["metrics"]["bits_per_byte"] == evaluated[-1]["bits_per_byte"]
     last = load_model(finished_checkpoints(run)[20] / "model")[0]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), last.parameters(), strict=True))
+    options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["options"]
+    assert options["max_steps"] == {"value": 20, "source": "command line"}
     explained = gptloom("config", "explain", run, "lr")
-    assert explained.code == 0 and "derived" in explained.out and "Muon" in explained.out
-    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["options"]["max_steps"]["value"] == 20
+    assert explained.code == 0 and "derived" in explained.out and options["lr"]["rule"] in explained.out
 
 
 def test_in_python_the_same(text: Path, tmp_path: Path) -> None:
@@ -313,6 +314,27 @@ def test_a_diverging_run_ends_with_code_3(pretrain, tmp_path: Path) -> None:
     guards = events(run, "guard")
     assert len(guards) == 10 and guards[0]["action"] == "update skipped"
     assert guards[0]["text"].startswith("row ") and 50 < len(guards[0]["text"]) < 1000
+
+
+def test_a_second_ctrl_c_ends_with_code_130(pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken_off(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gptloom.train.loop.forward_backward", broken_off)
+    assert pretrain("--max-steps", 3).code == 130
+    assert read_state(tmp_path / "run").state == "failed"
+
+
+def test_more_than_a_day_is_said_and_asked(pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = pretrain("--max-steps", 10**10, "--dry-run")
+    assert said.code == 0 and "parameters would take an hour" in said.err
+    asked: list[str] = []
+    monkeypatch.setattr("gptloom.cli.output.Output.at_terminal", True)
+    monkeypatch.setattr("gptloom.cli.output.Output.ask", lambda self, question, yes: asked.append(question))
+    refused = pretrain("--max-steps", 10**10)
+    assert refused.code == 2 and "not started" in refused.err and asked == ["Start it?"]
+    assert not (tmp_path / "run").exists()
+    assert pretrain("--max-steps", 2).code == 0 and len(asked) == 1
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------
