@@ -134,6 +134,7 @@ def train_ours(compiled: bool, config: ModelConfig, ids: Any, steps: int) -> tup
     from gptloom.model.transformer import Transformer
     from gptloom.train.compiling import compile_blocks
     from gptloom.train.loop import fit
+    from gptloom.train.memory import keep_freed_memory
     from gptloom.train.objective import NextToken
     from gptloom.train.optimizers import Optimizer, OptimizerSettings
     from gptloom.train.precision import choose_dtype
@@ -142,6 +143,7 @@ def train_ours(compiled: bool, config: ModelConfig, ids: Any, steps: int) -> tup
     batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(ids.shape[0], ids.shape[1] - 1))
     dtype, _ = choose_dtype("auto", torch.device("cpu"))
     model = Transformer.initialised(config, seed=0)
+    keep_freed_memory()  # as gptloom pretrain does
     if compiled:
         compile_blocks(model.blocks)
     optimizer = Optimizer(model, OptimizerSettings("adamw", LR, None, *BETAS, weight_decay=WEIGHT_DECAY), dtype)

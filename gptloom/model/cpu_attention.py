@@ -119,9 +119,12 @@ def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tupl
     q, k, v, ctx.dropout, seed = inputs  # type: ignore[attr-defined]
     ctx.save_for_backward(q, k, v, output[1], seed)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else zeros as big as the weights are made, as their gradient
 
 
-def _autograd(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _autograd(ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, _: Tensor) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
     q, k, v, kept, seed = ctx.saved_tensors  # type: ignore[attr-defined]
     return (*_backward(grad, q, k, v, kept, ctx.dropout, seed), None, None)  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ Legend: N tokens, D width, V vocabulary, n tokens in a chunk.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -40,6 +41,21 @@ def plain_cross_entropy(
     return losses.sum() if weights is None else (losses * weights.reshape(-1)).sum()
 
 
+_kept = threading.local()
+
+
+def _scratch(rows: int, columns: int, like: Tensor) -> Tensor:
+    """[rows, columns] to write logits into, the same memory at every call of a thread.
+
+    Memory that is new costs a page fault per 4 kB when it is first written: for logits as much as half their product.
+    """
+    buffer: Tensor | None = getattr(_kept, "buffer", None)
+    size = rows * columns
+    if buffer is None or buffer.numel() < size or (buffer.dtype, buffer.device) != (like.dtype, like.device):
+        _kept.buffer = buffer = torch.empty(size, dtype=like.dtype, device=like.device)
+    return buffer[:size].view(rows, columns)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Both gradients are made in the forward pass, where the logits are at hand."""
 
@@ -57,7 +73,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             -(-vocabulary // 64) * 64
         )  # products over a length that is odd in the processor's units are a quarter slower
         chunk = min(hidden.shape[0], max(1, LOGIT_BYTES // (columns * hidden.element_size())))
-        buffer = hidden.new_zeros(chunk, columns)
+        buffer = _scratch(chunk, columns, hidden)
+        buffer[:, vocabulary:] = 0
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             rows, row_weights = hidden[part], weights[part, None].to(wide)

@@ -43,6 +43,7 @@ from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import Task, train
 from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.machine_speed import matrix_peak
+from gptloom.train.memory import keep_freed_memory
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.precision import choose_device, choose_dtype
@@ -202,6 +203,8 @@ def use_machine(options: PretrainOptions) -> Machine:
     device = choose_device(options.device)
     if options.threads is not None:  # torch's own default is the physical cores
         torch.set_num_threads(options.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype, _ = choose_dtype(options.precision, device)
     return Machine(device, dtype, matrix_peak(dtype, device))
 
