@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import os
 import platform
@@ -38,7 +39,7 @@ def run_command(name: str, line: str, module: str, arguments: Sequence[str]) -> 
 
     def work(out: Output) -> int:
         command: Command = importlib.import_module(module).COMMANDS[name]
-        description = (command.run.__doc__ or line).strip()
+        description = inspect.getdoc(command.run) or line
         given = given_on_command_line(name, description, command.options, arguments)
         resolved = resolve_with_recipe(command.options, given, COMMAND_LINE)
         code = command.run(resolved, out) or DONE

@@ -142,7 +142,7 @@ def event_line(event: dict[str, Any]) -> str:
             return f"{step}: " + (", ".join(figures) or "evaluated")
         case "sample":
             text = f"{event.get('prompt', '')}{event.get('text', '')}"
-            return f"{step} writes:\n" + "\n".join(f"  │ {line}" for line in text.splitlines())
+            return f"{step} writes:\n" + "\n".join(f"  │ {printable(line)}" for line in text.splitlines())
         case "checkpoint":
             return f"{step}: saved {event.get('path', 'a checkpoint')} ({event.get('kind', 'last')})"
         case "guard":
@@ -151,6 +151,11 @@ def event_line(event: dict[str, Any]) -> str:
             reason = f": {event['reason']}" if event.get("reason") else ""
             return f"{event.get('state', 'ended')} at {step}{reason}"
     return f"{step}: {event['type']}"
+
+
+def printable(line: str) -> str:
+    """``line`` with U+FFFD for what would move a terminal's cursor or ring its bell: an untrained model writes anything."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else "\ufffd" for letter in line)
 
 
 def _start_line(event: dict[str, Any]) -> str:

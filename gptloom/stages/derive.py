@@ -20,6 +20,9 @@ AIM_PASSES = 4.0
 LAW_A, LAW_ALPHA, LAW_B, LAW_BETA = 482.01, 0.3478, 2085.43, 0.3658
 
 
+PARAMETERS_PER_TOKEN = 2.0  # at most, of the tokens seen
+
+
 class Choice(NamedTuple):
     """A derived value and the rule it came from."""
 
@@ -28,8 +31,8 @@ class Choice(NamedTuple):
 
 
 def efficiency(config: ModelConfig) -> float:
-    """Share of the matrix peak that a training of this width reaches, roughly: narrow models are all overhead."""
-    return min(0.5, config.d_model / 1600)
+    """Share of the matrix peak that a training of this width reaches, roughly: narrow models are more overhead."""
+    return min(0.7, 0.2 + config.d_model / 1200)
 
 
 def choose_size(family: str, n_tokens: int, vocab_size: int, peak: float, minutes: float, passes: float) -> Choice:
@@ -43,6 +46,8 @@ def choose_size(family: str, n_tokens: int, vocab_size: int, peak: float, minute
         reach = peak * efficiency(config) * minutes * 60 / training_flops_per_token(config)
         tokens = min(reach, passes * n_tokens)
         non_embedding = count_parameters(config).non_embedding
+        if best and non_embedding > PARAMETERS_PER_TOKEN * tokens:
+            break  # the law knows nothing of a model that learns a small text by heart
         loss = LAW_A / non_embedding**LAW_ALPHA + LAW_B / tokens**LAW_BETA
         if loss < lowest:
             best, lowest, seen = f"{family}-{size}", loss, tokens

@@ -12,6 +12,8 @@ from gptloom.generation.language_model import LanguageModel
 ROUND = 12  # samples written side by side
 UNPROMPTED = 2 / 3  # of them start a document of their own
 LENGTH = 200  # tokens of a sample at most
+# Cautious: a model of a few minutes spreads much of its probability over what is no word at all.
+TEMPERATURE, TOP_P = 0.5, 0.9
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,14 @@ class Sample:
 
 
 def write_samples(model: LanguageModel, prompts: Sequence[str], tokens: int, seed: int) -> list[Sample]:
-    """Samples of ``tokens`` tokens together, at temperature 0.8 and top-p 0.95: some after prompts, most after none."""
+    """Samples of ``tokens`` tokens together: some after prompts, most after none."""
     free = round(ROUND * UNPROMPTED)
     asked = [*islice(cycle(prompts), ROUND - free), *[""] * free]
     samples: list[Sample] = []
     while (missing := tokens - sum(sample.tokens for sample in samples)) > 0:
         length = min(LENGTH, max(16, missing // 4))
-        done = model.generate(asked, max_tokens=length, temperature=0.8, top_p=0.95, seed=seed + len(samples))
+        begun = seed + len(samples)
+        done = model.generate(asked, max_tokens=length, temperature=TEMPERATURE, top_p=TOP_P, seed=begun)
         for completion in done:
             if sum(sample.tokens for sample in samples) < tokens:
                 samples.append(Sample(completion.prompt, completion.text, completion.tokens))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from gptloom.evaluation.copying import WINDOW, Copying
 from gptloom.evaluation.yardsticks import Yardstick
-from gptloom.observe.terminal import print_table, say, terminal
+from gptloom.observe.terminal import print_table, printable, say, terminal
 from gptloom.stages.quickstart.corpus import QuickstartCorpus
 from gptloom.stages.quickstart.examples import SHOTS, Score
-from gptloom.stages.quickstart.samples import Sample
+from gptloom.stages.quickstart.samples import TEMPERATURE, TOP_P, Sample
 
 WIDTH = 80
 TEXT_WIDTH = 92  # of a sample's line; longer ones are broken
@@ -29,7 +29,7 @@ def say_text(text: str, most_lines: int | None = None) -> None:
         for start in range(0, max(1, len(line)), TEXT_WIDTH)
     ]
     for line in lines[:most_lines]:
-        say("  │ " + "".join(letter if letter.isprintable() else "\ufffd" for letter in line))
+        say("  │ " + printable(line))
     if most_lines is not None and len(lines) > most_lines:
         say("  │ …")
 
@@ -76,7 +76,8 @@ def say_samples(samples: Sequence[Sample], copied: Copying, usual: Copying, kept
     else:
         say("\nInvented text: it learned the form, not facts.")
     tokens = sum(sample.tokens for sample in samples)
-    say(f"{len(samples)} samples of {tokens:,} tokens together, at temperature 0.8 and top-p 0.95, are in {kept}:")
+    how = f"at temperature {TEMPERATURE} and top-p {TOP_P}"
+    say(f"{len(samples)} samples of {tokens:,} tokens together, {how}, are in {kept}:")
     _say_table(
         ("", "its samples", "held-out text"),
         [
