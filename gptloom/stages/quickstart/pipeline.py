@@ -29,7 +29,7 @@ CORPUS = "corpus"
 MACHINE = ("device", "precision", "threads", "compile")
 
 # Each builds on what those before it left. Together at most 8 minutes on two cores.
-STAGES = (Stage("pretrain", 2.0, "raw text", "next token", pretrain_base),)
+STAGES = (Stage("pretrain", 3.0, "raw text", "next token", pretrain_base),)
 
 
 @dataclass(frozen=True)
