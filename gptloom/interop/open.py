@@ -19,7 +19,7 @@ from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 from gptloom.tokenizer.train import train_tokenizer
-from gptloom.train.precision import choose_device
+from gptloom.train.precision import DTYPES, choose_device
 
 BF16_PARAMETERS = 30_000_000  # below, a model is fast enough in fp32
 
@@ -80,7 +80,7 @@ def _dtype(precision: str, place: torch.device, config: ModelConfig) -> torch.dt
     if precision == "auto":
         large = count_parameters(config).total >= BF16_PARAMETERS
         return torch.bfloat16 if large and has_fast_bf16(place) else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return DTYPES.get(precision, torch.float32)
 
 
 def _tokenizer_of(resolved: Resolved) -> Tokenizer:

@@ -40,7 +40,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def refuse_pickle(path: Path) -> UserError:
     """Why a pickled file is not opened, and how to convert the folder it lies in."""
-    folder = path.parent
+    folder = path.absolute().parent
     convert = CONVERT.format(str(folder), str(folder.with_name(folder.name + "-safetensors")))
     reason = "pickled weights: opening a pickle runs whatever code its maker put in, so gptloom reads safetensors only"
     return UserError(Problem(reason, str(path), f"where you trust the file, convert it: {convert}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -124,8 +125,17 @@ def summarise(folder: Path, is_locked: IsLocked) -> RunSummary:
         bits_per_byte=run.last("evaluate", "bits_per_byte"),
         started=run.events[0]["time"] if run.events else None,
         updated=run.events[-1]["time"] if run.events else None,
-        size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        size=_size(folder),
     )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files; those that a training deletes or renames meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def follow_events(folder: Path, is_locked: IsLocked, poll: float = 0.2) -> Iterator[Event]:

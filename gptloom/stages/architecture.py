@@ -47,7 +47,8 @@ def choose_model(
     fields = preset(name)
     given = {field: getattr(options, field) for field in SHAPE if getattr(options, field) is not None}
     if "d_model" in given and "n_head" not in given:
-        given["n_head"] = max(1, given["d_model"] // 64)
+        wanted = max(1, given["d_model"] // 64)  # heads of about 64, as many as divide the width
+        given["n_head"] = next(n for n in range(wanted, 0, -1) if given["d_model"] % n == 0)
     if options.dropout is not None:
         given["dropout"] = options.dropout
     config = ModelConfig(**{**fields, **given, "vocab_size": vocab_size})

@@ -117,4 +117,4 @@ def first_words(shards: TrainingShards, tokenizer: Tokenizer) -> str:
     assert shards.valid is not None
     ids = shards.valid.read(0, min(12, shards.valid.n_tokens)).tolist()
     words = tokenizer.decode(ids, skip_special=True).split()
-    return " ".join(words[:4]) or "The"
+    return " ".join(words[:-1][:4]) or "The"  # the last word may be cut off

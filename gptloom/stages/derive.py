@@ -71,6 +71,8 @@ def choose_batch_tokens(total_tokens: float, context: int) -> Choice:
     wanted = min(max(total_tokens / 1200, 2048), 2**19)
     batch = 2 ** round(math.log2(wanted))
     batch = max(context, batch // context * context)
+    if batch > total_tokens / 1200 * 1.5:
+        return Choice(batch, "the least that keeps a machine busy")
     return Choice(batch, f"about 1,200 steps over {human_count(total_tokens)} tokens")
 
 

@@ -42,6 +42,7 @@ from gptloom.stages.text import DATA, TOKENIZER, Text, choose_tokenizer, open_sh
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import Task, train
 from gptloom.train.compiling import can_compile, compile_blocks
+from gptloom.train.lock import RunLock
 from gptloom.train.machine_speed import matrix_peak
 from gptloom.train.memory import keep_freed_memory
 from gptloom.train.objective import NextToken
@@ -99,12 +100,18 @@ def pretrain(
     if resolved.options.dry_run:
         return _dry_run(resolved, text, base, machine, folder)
     refuse_own_input(resolved.options, folder)
-    prepare_folder(folder, overwrite=resolved.options.overwrite)
+    replaced = prepare_folder(folder, overwrite=resolved.options.overwrite)
+    lock = RunLock(folder)
+    lock.acquire()
     try:
-        return _pretrain(resolved, text, base, machine, folder, callbacks, confirm)
-    except UserError:
-        if not (folder / EVENTS).exists():  # refused before the training began: leave nothing half-made
+        return _pretrain(resolved, text, base, machine, folder, callbacks, confirm, lock, replaced)
+    except BaseException as error:
+        lock.release()
+        unbegun = not (folder / EVENTS).exists()
+        if unbegun and (isinstance(error, UserError) or replaced is not None):  # leave nothing half-made
             shutil.rmtree(folder, ignore_errors=True)
+            if replaced is not None:
+                replaced.rename(folder)
         raise
 
 
@@ -116,6 +123,8 @@ def _pretrain(
     folder: Path,
     callbacks: Sequence[Hook],
     confirm: Callable[[str], bool],
+    lock: RunLock,
+    replaced: Path | None,
 ) -> TrainedRun:
     # Both are written again with all that is derived: a run that is broken off before can still be resumed.
     write_config(folder / CONFIG, resolved, "pretrain")
@@ -161,6 +170,9 @@ def _pretrain(
     )
     write_config(folder / CONFIG, resolved, "pretrain", band)
     run = Run(folder, loop_settings(resolved, config, steps.steps, machine), RunState())
+    run.lock = lock
+    if replaced is not None:
+        shutil.rmtree(replaced)
     start(run, task, machine, new_model(config, base, options.seed), callbacks)
     return TrainedRun(folder)
 

@@ -10,6 +10,7 @@ import torch
 
 import gptloom
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.options import BudgetOptions
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.resolve import Resolved, read_config, resolve
 from gptloom.data.batches import TokenBatches
@@ -43,7 +44,7 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     kept = finished_checkpoints(folder)
     if not kept:
         say("the run was broken off before its first checkpoint: it starts again")
-        return _start_again(stored, folder, callbacks)
+        return _start_again(stored, resolved, folder, callbacks)
     steps = _wanted_steps(resolved.options, options, folder, before)
     if before.state == "finished" and before.step >= steps.steps:
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
@@ -68,10 +69,13 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     return TrainedRun(folder)
 
 
-def _start_again(stored: Resolved[PretrainOptions], folder: Path, callbacks: Sequence[Hook]) -> TrainedRun:
-    """The same training from the first step, by what was given at the time."""
+def _start_again(
+    stored: Resolved[PretrainOptions], now: Resolved[ResumeOptions], folder: Path, callbacks: Sequence[Hook]
+) -> TrainedRun:
+    """The same training from the first step, by what was given at the time and the budgets given now."""
     given = {name: setting.value for name, setting in stored.settings().items() if stored.given(name)}
-    again = resolve(PretrainOptions, {**given, "out": str(folder), "overwrite": True})
+    budgets = {name: getattr(now.options, name) for name in BudgetOptions.model_fields if now.given(name)}
+    again = resolve(PretrainOptions, {**given, **budgets, "out": str(folder), "overwrite": True})
     result = pretrain(again, callbacks)
     assert isinstance(result, TrainedRun)
     return result

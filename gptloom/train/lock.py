@@ -23,7 +23,12 @@ class RunLock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> None:
-        """Raises UserError when another process works on the run, and OSError when the folder cannot be written."""
+        """Raises UserError when another process works on the run, and OSError when the folder cannot be written.
+
+        Nothing happens when it is held already: a training holds it from its preparation on.
+        """
+        if self.held:
+            return
         file = self.path.open("a+b")
         if not _try_for(file, 0.2):
             file.close()
@@ -39,6 +44,10 @@ class RunLock:
         file.write(json.dumps(holder).encode())
         file.flush()
         self._file = file
+
+    @property
+    def held(self) -> bool:
+        return self._file is not None
 
     def release(self) -> None:
         if self._file is not None:

@@ -71,6 +71,7 @@ class Run:
     def __init__(self, path: Path, settings: LoopSettings, state: RunState) -> None:
         self.path = path
         self.settings = settings
+        self.lock = RunLock(path)
         self.state = state
         self.state.steps = settings.steps
         self.guard = Guard()
@@ -89,7 +90,9 @@ class Run:
     def create(cls, path: str | Path, settings: LoopSettings, *, overwrite: bool = False) -> Run:
         """A new run folder. UserError when there is a run already and ``overwrite`` is not given."""
         folder = Path(path)
-        prepare_folder(folder, overwrite=overwrite)
+        replaced = prepare_folder(folder, overwrite=overwrite)
+        if replaced is not None:
+            shutil.rmtree(replaced)
         return cls(folder, settings, RunState())
 
     def emit(self, type: str, *, write: bool = True, sync: bool = False, **fields: Any) -> None:
@@ -120,10 +123,10 @@ class Run:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Holds the lock, listens for signals, and leaves a state that says how it ended."""
-        lock = RunLock(self.path)
-        lock.acquire()
-        try:
+        if not self.lock.held:  # else a request made during the preparation holds
             (self.path / STOP).unlink(missing_ok=True)
+        self.lock.acquire()
+        try:
             self.state.state, self.state.reason = "running", ""
             self._log = EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS))
             self.write_state()
@@ -142,7 +145,7 @@ class Run:
             if self._log is not None:
                 self._log.close()
                 self._log = None
-            lock.release()
+            self.lock.release()
 
     def _end(self, state: str, reason: str) -> None:
         self.state.state, self.state.reason = state, reason
@@ -204,8 +207,12 @@ def read_state(run: Path) -> RunState:
     return RunState(**{key: value for key, value in document.items() if key in known})
 
 
-def prepare_folder(folder: Path, *, overwrite: bool) -> None:
-    """Makes ``folder`` ready for a new run: nothing of an earlier one is replaced unless ``overwrite`` is given."""
+def prepare_folder(folder: Path, *, overwrite: bool) -> Path | None:
+    """Makes ``folder`` ready for a new run: nothing of an earlier one is replaced unless ``overwrite`` is given.
+
+    The run that was there is put aside; its new place is returned, to be deleted once the new run is sure to start.
+    """
+    replaced = None
     if folder.exists() and not folder.is_dir():
         raise UserError(Problem("there is a file of this name", str(folder), "another --out"))
     if folder.is_dir() and any(folder.iterdir()):
@@ -219,7 +226,9 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> None:
             lock = RunLock(folder)
             lock.acquire()
             lock.release()
-            shutil.rmtree(folder)
+            replaced = folder.with_name(f".{folder.name}.replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
@@ -227,3 +236,4 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> None:
     except OSError as error:
         message = f"the folder cannot be written ({error.strerror})"
         raise UserError(Problem(message, str(folder), "another --out")) from None
+    return replaced
