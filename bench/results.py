@@ -20,7 +20,7 @@ ORDER = ("train_step", "char_recipe", "decode", "tokenize", "startup")
 HEAD = """# Results
 
 What the benches measured, both sides in one run. Written by `bench/results.py` from the raw figures in `bench/results/`;
-[README.md](README.md) says what each bench compares and how to run it.
+[README.md](README.md) says what each bench compares, how to run it, and what bounds a target that was missed.
 """
 NOTHING = "\nNothing has been measured yet.\n"
 

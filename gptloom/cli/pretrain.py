@@ -24,16 +24,20 @@ def pretrain(
 
     ``callbacks``: hooks ``f(event, run)``, called with every event after the run's own; "stop" ends the run.
     """
+    from gptloom.observe.terminal import quietly
     from gptloom.stages import pretrain as stage
 
-    return call(PretrainOptions, lambda resolved: stage.pretrain(resolved, callbacks), {"base": base, **options})
+    with quietly(bool(options.get("quiet"))):
+        return call(PretrainOptions, lambda resolved: stage.pretrain(resolved, callbacks), {"base": base, **options})
 
 
 def resume(run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> TrainedRun:
     """Continues a run where it stopped; the keywords are the options of ``gptloom resume``."""
+    from gptloom.observe.terminal import quietly
     from gptloom.stages import resume as stage
 
-    return call(ResumeOptions, lambda resolved: stage.resume(resolved, callbacks), {"run": run, **options})
+    with quietly(bool(options.get("quiet"))):
+        return call(ResumeOptions, lambda resolved: stage.resume(resolved, callbacks), {"run": run, **options})
 
 
 def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None:

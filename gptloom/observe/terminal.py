@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -220,6 +221,16 @@ class Terminal:
 
 terminal = Terminal()
 """The process's standard error; the command line sets ``terminal.quiet``."""
+
+
+@contextlib.contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Inside, ``say`` and the live line are silent where ``quiet`` is true."""
+    before, terminal.quiet = terminal.quiet, terminal.quiet or quiet
+    try:
+        yield
+    finally:
+        terminal.quiet = before
 
 
 def say(text: str = "") -> None:

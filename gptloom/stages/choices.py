@@ -61,6 +61,8 @@ def choose_optimization(
         resolved = resolved.derive("schedule", kind, why)
     if resolved.given("decay") and resolved.options.schedule != "trapezoid":
         raise UserError(Problem("--decay is for --schedule trapezoid", mend="leave it out"))
+    if resolved.given("final_lr") and resolved.options.schedule == "constant":
+        raise UserError(Problem("--final-lr does nothing with --schedule constant", mend="leave it out"))
     if options.final_lr is None:
         final = 0.1 if resolved.options.schedule == "cosine" else 0.0
         resolved = resolved.derive("final_lr", final, f"usual for a {resolved.options.schedule} schedule")
@@ -107,6 +109,12 @@ def choose_pace(
         needed = -(-(shards.valid.n_tokens - 1) // (config.context * options.micro_batch))
         if affordable < needed:
             resolved = resolved.derive("limit_batches", affordable, "a tenth of the time between evaluations")
+    if options.sample and not options.sample_tokens:
+        raise UserError(Problem("--sample does nothing with --sample-tokens 0", mend="leave one of them out"))
+    too_long = [prompt for prompt in options.sample if len(tokenizer.encode(prompt)) >= config.context]
+    if too_long:
+        what = f"--sample {too_long[0][:40]!r}... leaves no room in a context of {config.context} tokens"
+        raise UserError(Problem(what, mend="a shorter prompt"))
     if not options.sample and options.sample_tokens and shards.valid is not None:
         resolved = resolved.derive("sample", [first_words(shards, tokenizer)], "the first words of the validation text")
     return resolved

@@ -38,7 +38,7 @@ from gptloom.stages.preflight import (
     training_memory,
     want_compile,
 )
-from gptloom.stages.text import DATA, TOKENIZER, Text, choose_tokenizer, open_shards_of, read_text
+from gptloom.stages.text import DATA, TOKENIZER, Text, check_reading, choose_tokenizer, open_shards_of, read_text
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import Task, train
 from gptloom.train.compiling import can_compile, compile_blocks
@@ -94,6 +94,7 @@ def pretrain(
     """
     machine = use_machine(resolved.options)
     base = open_base(resolved)
+    check_reading(resolved)
     text = read_text(resolved.options)
     say(text.rule)
     folder = Path(resolved.options.out or default_folder(resolved.options))

@@ -12,7 +12,8 @@ import gptloom
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import BudgetOptions
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
-from gptloom.config.resolve import Resolved, read_config, resolve
+from gptloom.config.recipes import load_recipe
+from gptloom.config.resolve import Resolved, read_config, resolve, write_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards, check_tokenizer
 from gptloom.model.reference import finished_checkpoints, is_run
@@ -51,6 +52,10 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
         raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
     at, begin = _where_to_go_on(options, before, steps, kept)
     document = read_checkpoint(kept[at])
+    if steps.steps != before.steps:
+        stored = _extended(stored, steps)
+        options = stored.options
+        write_config(folder / CONFIG, stored, "pretrain", load_recipe(options.recipe).band if options.recipe else ())
     machine = use_machine(options.model_copy(update={"precision": _precision_of(document)}))
     shards = reopen_shards(options, folder / DATA)
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -67,6 +72,13 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     run = Run(folder, settings, RunState(**{**document["run"], "begin": begin}))
     start(run, task, machine, model, callbacks, restore=lambda run: restore(run, kept[at], document))
     return TrainedRun(folder)
+
+
+def _extended(stored: Resolved[PretrainOptions], steps: Steps) -> Resolved[PretrainOptions]:
+    """The options with the new length, as derived: the budgets that it came from were given to resume."""
+    options = stored.options.model_copy(update={"max_steps": steps.steps})
+    rule = f"extended by gptloom resume: {steps.rule}"
+    return Resolved(options, {**stored.sources, "max_steps": "derived"}, {**stored.rules, "max_steps": rule})
 
 
 def _start_again(

@@ -45,13 +45,25 @@ class Text:
         return int(self.corpus.n_train_bytes / bytes_per_token)
 
 
+def check_reading(resolved: Resolved[PretrainOptions]) -> None:
+    """UserError for every option about the text that the others make meaningless."""
+    idle: list[tuple[str, str]] = []
+    if names_shards(resolved.options.data):
+        reading = ("text_column", "document_separator", "encoding", "split", "valid_fraction")
+        idle = [(name, "--data names token shards") for name in reading if resolved.given(name)]
+    elif resolved.options.valid:
+        idle = [(name, "--valid says what is held out") for name in ("split", "valid_fraction") if resolved.given(name)]
+    elif resolved.options.split == "none" and resolved.given("valid_fraction"):
+        idle = [("valid_fraction", "--split none holds nothing out")]
+    if idle:
+        raise UserError(
+            *(Problem(f"--{n.replace('_', '-')} does nothing: {why}", mend="leave it out") for n, why in idle)
+        )
+
+
 def read_text(options: PretrainOptions) -> Text:
     """Reads all of the text once. UserError with everything that is wrong in any file."""
     if names_shards(options.data):
-        given = [name for name in ("text_column", "document_separator") if getattr(options, name) is not None]
-        if given:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UserError(Problem(f"{flags} reads text, and --data names token shards", mend="leave it out"))
         return Text(None, open_named_shards(options.data, options.valid))
     corpus = read_corpus(
         options.data,

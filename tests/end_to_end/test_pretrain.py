@@ -61,7 +61,7 @@ def test_a_text_becomes_a_model(pretrain, gptloom, tmp_path: Path) -> None:
     assert explained.code == 0 and "derived" in explained.out and options["lr"]["rule"] in explained.out
 
 
-def test_in_python_the_same(text: Path, tmp_path: Path) -> None:
+def test_in_python_the_same(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[str] = []
     options = {"n_layer": 1, "d_model": 16, "n_head": 2, "context": 16, "batch_tokens": 64, "threads": 1, "log": "none"}
     run = package.pretrain(
@@ -74,6 +74,7 @@ def test_in_python_the_same(text: Path, tmp_path: Path) -> None:
     )
     assert run.state.state == "finished" and seen[0] == "start" and seen[-1] == "end"
     assert run.events[-1]["type"] == "end"
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="there is no option"):
         package.pretrain(data=text, out=tmp_path / "other", layers=3)
 
@@ -210,6 +211,7 @@ def test_another_schedule_is_warmed_up_again(pretrain, gptloom, tmp_path: Path) 
     run = tmp_path / "run"
     done = gptloom("resume", run, "--max-steps", 18)
     assert done.code == 0 and "a new warm-up and decay over the steps 8 to 18" in done.err
+    assert "extended by gptloom resume" in gptloom("config", "explain", run, "max_steps").out
     schedule = Schedule(18, 2, "cosine", 0.1, begin=8)
     rates = lr_by_step(run)
     assert [rates[step] for step in range(9, 19)] == pytest.approx([0.01 * schedule(step) for step in range(8, 18)])
@@ -377,6 +379,10 @@ def test_text_that_cannot_be_trained_on(
         (["--precision", "int8"], "--precision"),
         (["--tokenizer", "no/such/place"], "no/such/place"),
         (["--resume"], "--resume"),
+        (["--split", "none", "--valid-fraction", "0.2"], "--valid-fraction does nothing"),
+        (["--schedule", "constant", "--final-lr", "0.1"], "--final-lr does nothing"),
+        (["--sample", "The king", "--sample-tokens", "0"], "--sample does nothing"),
+        (["--sample", "the old king and his young queen went down to the river where a boat " * 4], "leaves no room"),
     ],
 )
 def test_options_that_cannot_be(pretrain, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -384,6 +390,33 @@ def test_options_that_cannot_be(pretrain, tmp_path: Path, arguments: list[str], 
     assert refused.code == 2, refused.err
     assert message in refused.err and "Traceback" not in refused.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_overwrite_keeps_the_old_run(pretrain, tmp_path: Path) -> None:
+    assert pretrain("--max-steps", 2, *BRIEF).code == 0
+    before = weights(tmp_path / "run")
+    refused = pretrain("--overwrite", "--batch-tokens", 250)
+    assert refused.code == 2
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert pretrain("--overwrite", "--max-steps", 3, *BRIEF).code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".run")] == []
+
+
+def test_the_lock_is_held_while_the_text_is_prepared(pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptloom.stages import pretrain as stage
+    from gptloom.train.lock import is_locked
+
+    seen: list[bool] = []
+    real = stage.open_shards_of
+
+    def watched(*given: object):  # type: ignore[no-untyped-def]
+        seen.append(is_locked(tmp_path / "run"))
+        return real(*given)
+
+    monkeypatch.setattr(stage, "open_shards_of", watched)
+    assert pretrain("--max-steps", 2, *BRIEF).code == 0
+    assert seen == [True] and not is_locked(tmp_path / "run")
 
 
 def test_errors_are_a_document_too(pretrain) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
-from gptloom.interop.open import load
+from gptloom.interop.open import _dtype, load
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import Tokenizer
@@ -97,6 +97,16 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, tokenizer: Tok
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     save(tmp_path / "m", None)
     assert "holds no tokenizer" in refusal(tmp_path / "m")
+
+
+def test_a_pickle_by_its_bare_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ckpt.pt").write_bytes(b"\x80\x04")
+    monkeypatch.chdir(tmp_path)
+    assert "runs whatever code" in refusal(Path("ckpt.pt"))
+
+
+def test_fp16_is_opened_in_fp16(tmp_path: Path) -> None:
+    assert _dtype("fp16", torch.device("cpu"), ModelConfig(**preset("modern-nano"))) == torch.float16
 
 
 def test_a_name_of_nothing_and_a_pickle_are_refused(tmp_path: Path) -> None:
