@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import inspect
 import io
@@ -92,11 +93,19 @@ def _guarded(program: str, work: Callable[[Output], int], arguments: Sequence[st
         _discard_stdout()
         return DONE
     except Exception as error:
+        if _disk_is_full(error):
+            mend = "make room, then the same command again; a training goes on with gptloom resume RUN"
+            return _fail(out, [Problem("the disk is full", getattr(error, "filename", None), mend)], USER_INPUT)
         traceback.print_exc()
         return _fail(out, [_our_fault(program, error)], OUR_FAULT)
     finally:
         terminal.end_live()
         terminal.quiet = was_quiet
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Also when a library wrote: safetensors has the system's words in an error of its own."""
+    return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _use_utf8() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -181,6 +183,12 @@ def test_user_errors_show_what_where_and_mend(invoke: Invoke) -> None:
         (GuardStop("the loss is not finite"), 3, "stopped: the loss is not finite"),
         (KeyboardInterrupt(), 130, "stopped: broken off"),
         (ZeroDivisionError("division by zero"), 1, "fault of gptloom"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x"),
+            2,
+            "error: the disk is full\n  runs/x\n  try: make room",
+        ),
+        (RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"), 2, "error: the disk is full"),
         (AssertionError("impossible"), 1, "Traceback"),
     ],
 )
