@@ -21,7 +21,6 @@ EXTRAS = {
     "plots": (("matplotlib",), "loss curves as pictures"),
     "wandb": (("wandb",), "Weights & Biases, offline by default"),
 }
-COMPILERS = {"Windows": ("cl", "clang")}
 LITTLE_DISK = 5e9
 LITTLE_MEMORY = 4e9
 
@@ -34,10 +33,11 @@ def examine(resolved: Resolved[DoctorOptions]) -> dict[str, Any]:
     """The machine (``machine``), its matrix peak in FLOP/s by dtype, extras, compiler path, and suggestions."""
     import torch
 
-    from gptloom.observe.machine import machine_info
+    from gptloom.observe.machine import find_compiler, machine_info
     from gptloom.train.machine_speed import matrix_peak
     from gptloom.train.precision import choose_device, choose_dtype
 
+    compiler = find_compiler()
     device = choose_device("auto")
     dtype, reason = choose_dtype("auto", device)
     dtypes = {"fp32": torch.float32, **({"bf16": torch.bfloat16} if dtype is torch.bfloat16 else {})}
@@ -47,7 +47,7 @@ def examine(resolved: Resolved[DoctorOptions]) -> dict[str, Any]:
         "precision": {"dtype": str(dtype).removeprefix("torch."), "reason": reason},
         "matrix_peak": {name: matrix_peak(kind, device) for name, kind in dtypes.items()},
         "extras": {name: all(map(_installed, modules)) for name, (modules, _) in EXTRAS.items()},
-        "compiler": _compiler(),
+        "compiler": compiler and shutil.which(compiler),
     }
     return {**found, "suggestions": _suggestions(found)}
 
@@ -77,12 +77,6 @@ def run_doctor(resolved: Resolved[DoctorOptions], out: Output) -> None:
 
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
-
-
-def _compiler() -> str | None:
-    """The C++ compiler that torch.compile would find for the CPU."""
-    names = COMPILERS.get(platform.system(), ("g++", "clang++", "clang"))
-    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def _suggestions(found: dict[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ Legend: B rows, D inputs, O outputs, V vocabulary.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -26,6 +25,7 @@ from gptloom.model.block import Block
 from gptloom.model.cache import BUCKET, KVCache
 from gptloom.model.counting import count_parameters
 from gptloom.model.transformer import Transformer, softcap
+from gptloom.observe.machine import find_compiler, has_fast_bf16
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -102,20 +102,6 @@ def quantise(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Int8Lin
     scale = wide.abs().amax(1).clamp(min=1e-12) / 127
     rounded = (wide / scale[:, None]).round().to(torch.int8)
     return Int8Linear(rounded, scale.to(dtype), None if bias is None else bias.to(dtype))
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether this machine multiplies bf16 faster than fp32: CPUs with AVX512_BF16 or AMX, GPUs from compute 8.0."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
-
-
-def find_compiler() -> str | None:
-    """A C++ compiler that ``torch.compile`` could use on a CPU, or None."""
-    return next(filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), None)
 
 
 def _one_row_block(

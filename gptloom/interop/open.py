@@ -11,11 +11,11 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.generate import GenerationPrecision
 from gptloom.config.model import FAMILIES, ModelConfig, preset
 from gptloom.generation.language_model import LanguageModel
-from gptloom.generation.weights import has_fast_bf16
 from gptloom.model.counting import count_parameters
 from gptloom.model.reference import Resolved, resolve_reference
 from gptloom.model.store import check_vocabulary, load_model, read_config
 from gptloom.model.transformer import Transformer
+from gptloom.observe.machine import has_fast_bf16
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 from gptloom.tokenizer.train import train_tokenizer

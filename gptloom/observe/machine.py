@@ -9,9 +9,12 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gptloom
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "tokenizers", "numpy", "safetensors", "transformers")
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -71,6 +74,23 @@ def cpu_model() -> str:
         case _:
             found = platform.processor()
     return found or platform.machine()
+
+
+def find_compiler() -> str | None:
+    """The name of the C++ compiler that ``torch.compile`` would use on a CPU, or None."""
+    names = ("cl",) if platform.system() == "Windows" else ("g++", "clang++", "c++")
+    return next((name for name in names if shutil.which(name)), None)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether this machine multiplies bf16 faster than fp32: CPUs with AVX512_BF16 or AMX, GPUs from compute 8.0."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
 
 def _version(package: str) -> str | None:

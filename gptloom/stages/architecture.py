@@ -6,7 +6,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import FAMILIES, ModelConfig, preset
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
-from gptloom.stages.derive import AIM_MINUTES, AIM_PASSES, choose_context, choose_size, default_family
+from gptloom.stages.derive import AIM_MINUTES, AIM_PASSES, choose_context, choose_size
 
 SHAPE = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff")
 
@@ -38,7 +38,7 @@ def choose_model(
     elif name is None:
         minutes = options.max_minutes or AIM_MINUTES
         passes = options.max_epochs or AIM_PASSES
-        chosen = choose_size(default_family(name), n_tokens, vocab_size, peak, minutes, passes)
+        chosen = choose_size("modern", n_tokens, vocab_size, peak, minutes, passes)
         resolved = resolved.derive("model", chosen.value, chosen.rule)
     name = str(resolved.options.model)
     if name in FAMILIES and name != "gpt2":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gptloom.config.model import FAMILIES, SIZES, ModelConfig, preset
+from gptloom.config.model import SIZES, ModelConfig, preset
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.observe.terminal import human_count, human_time
 
@@ -114,11 +114,6 @@ def choose_embedding_lr(config: ModelConfig, lr: float | None) -> Choice:
 def choose_warmup(steps: int) -> Choice:
     """2 % of the steps, at least 1 and at most 2,000."""
     return Choice(max(min(steps // 2, 1), min(2000, round(0.02 * steps))), "2 % of the steps")
-
-
-def default_family(model: str | None) -> str:
-    """The family that ``--model`` names, or ``modern``."""
-    return model if model in FAMILIES else "modern"
 
 
 class Steps(NamedTuple):

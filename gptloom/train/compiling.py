@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import torch
 from torch import nn
 
-
-def compiler() -> str | None:
-    """The C++ compiler that torch.compile would use on a CPU, or None."""
-    names = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
-    return next((name for name in names if shutil.which(name)), None)
+from gptloom.observe.machine import find_compiler as compiler
 
 
 def can_compile(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.observe.machine import has_fast_bf16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,12 +28,10 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     """The compute dtype and why. ``auto``: bf16 only where the hardware multiplies bf16 fast."""
     if name != "auto":
         return DTYPES[name], "asked for"
+    if has_fast_bf16(device):
+        return torch.bfloat16, f"this {'GPU' if device.type == 'cuda' else 'CPU'} multiplies bf16 fast"
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return torch.bfloat16, "this GPU multiplies bf16 fast"
         return torch.float16, "this GPU has no fast bf16: fp16 with loss scaling"
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return torch.bfloat16, "this CPU multiplies bf16 fast"
     return torch.float32, f"this {device.type.upper()} has no fast bf16"
 
 
