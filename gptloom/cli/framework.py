@@ -17,7 +17,7 @@ from typing import Any
 
 from gptloom.cli.arguments import HelpPrinted, given_on_command_line
 from gptloom.cli.output import Output
-from gptloom.config.errors import GuardStop, Problem, UserError, nearest
+from gptloom.config.errors import EndedElsewhere, GuardStop, Problem, UserError, nearest
 from gptloom.config.options import Options
 from gptloom.config.problems import COMMAND_LINE
 from gptloom.config.recipes import resolve_with_recipe
@@ -87,6 +87,8 @@ def _guarded(program: str, work: Callable[[Output], int], arguments: Sequence[st
         return _fail(out, error.problems, USER_INPUT)
     except GuardStop as stop:
         return _fail(out, [Problem(str(stop))], GUARD, label="stopped")
+    except EndedElsewhere as end:
+        return end.code
     except KeyboardInterrupt:
         return _fail(out, [Problem("broken off")], BROKEN_OFF, label="stopped")
     except BrokenPipeError:

@@ -35,6 +35,14 @@ class GuardStop(Exception):
     """A guard ended the run (diverged, repeated bad updates). The command line prints the diagnosis and exits with 3."""
 
 
+class EndedElsewhere(Exception):
+    """Another process of this training failed and says why; this one ends with the same exit ``code``, silently."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"another process of this training ended it (exit code {code})")
+        self.code = code
+
+
 def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
     """A sentence that helps someone who mistyped ``name``: the nearest of ``choices``, or all of them when none is near."""
     known = sorted(set(choices))

@@ -140,6 +140,35 @@ class MachineOptions(DeviceOption, PrecisionOption, ThreadsOption, CompileOption
     """Where and how to compute."""
 
 
+class ParallelOptions(Options):
+    """Which processes train together, and how they share the model."""
+
+    processes: int | None = Field(None, gt=0, description="training processes on each machine (default: 1)")
+    nodes: Annotated[list[str], Metavar("HOST")] = Field(
+        [], description="the machines that train together; the same command is run on each, they meet at the first"
+    )
+    port: int = Field(29400, gt=0, lt=65536, description="where the processes of --nodes meet, on the first machine")
+    elastic: bool = Field(False, description="when a machine is lost, go on from the last checkpoint with the others")
+    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(
+        "auto", description="whole model in each process, sharded over all, or over each machine (auto: ddp if it fits)"
+    )
+    tensor_parallel: int = Field(1, gt=0, description="processes that share each layer's matrices")
+    offload: bool = Field(False, description="keep parameters and optimizer in the memory of the CPU (GPUs only)")
+    recompute: bool = Field(False, description="compute activations again in the backward pass instead of keeping them")
+    timeout: float = Field(600.0, gt=0, description="seconds without progress after which a run is given up")
+
+
+class DurabilityOptions(Options):
+    """What a run does about signals, disks and repeatability."""
+
+    save_on_signal: Annotated[list[str], Metavar("NAME")] = Field(
+        [], description="further signals that save and end the run, e.g. USR1 for Slurm (always: TERM, INT, HUP)"
+    )
+    async_save: bool = Field(False, description="copy a checkpoint aside and write it while training goes on")
+    wait_for_disk: float = Field(30.0, ge=0, description="minutes to wait for room when the disk is full in mid-run")
+    deterministic: bool = Field(False, description="refuse operations whose result may differ from run to run")
+
+
 # ---- how long, how often ---------------------------------------------------------------------------------------------
 
 

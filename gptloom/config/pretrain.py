@@ -9,6 +9,7 @@ from pydantic import Field
 from gptloom.config.options import (
     POSITIONAL,
     BudgetOptions,
+    DurabilityOptions,
     JsonOption,
     LimitOption,
     MachineOptions,
@@ -16,6 +17,7 @@ from gptloom.config.options import (
     Options,
     OutputOptions,
     PaceOptions,
+    ParallelOptions,
     QuietOption,
     RecipeOptions,
 )
@@ -99,6 +101,8 @@ class PretrainOptions(
     PaceOptions,
     LimitOption,
     MachineOptions,
+    ParallelOptions,
+    DurabilityOptions,
     OutputOptions,
     RecipeOptions,
 ):
