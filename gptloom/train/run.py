@@ -17,6 +17,7 @@ import torch
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
+from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
 from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
@@ -78,6 +79,7 @@ class Run:
         self.hooks: Sequence[Hook] = ()
         self.summary: dict[str, Any] = {}  # shown in the start event
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
+        self.save_on_signal: list[str] = []  # names of signals that save and end the run, besides TERM, INT and HUP
         self.stopping: str | None = None
         self._unseen: list[dict[str, Any]] = []
         self._signal: str | None = None
@@ -168,8 +170,15 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM, SIGHUP and the first Ctrl-C end the run at the next step; a second Ctrl-C leaves at once."""
+        """SIGTERM, SIGHUP, the first Ctrl-C and ``save_on_signal`` end the run at the next step; a second Ctrl-C at once.
+
+        Of several processes each notes what reached it; ``check_stop`` makes them end at the same step.
+        """
+        asked_for = signals_named(self.save_on_signal)
         if threading.current_thread() is not threading.main_thread():
+            if asked_for:
+                what = "--save-on-signal needs the main thread: Python gives signals to no other"
+                raise UserError(Problem(what, mend="train in the main thread, or leave it out"))
             yield
             return
 
@@ -178,17 +187,15 @@ class Run:
                 raise KeyboardInterrupt
             self._signal = signal.Signals(number).name
 
-        there = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        # One that is ignored stays ignored: ``nohup`` means it.
-        before = {number: signal.getsignal(number) for number in there}
-        heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-        for number in heard:
-            signal.signal(number, on_signal)
+        always = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # One that is ignored stays ignored, unless it was asked for by name: ``nohup`` means it.
+        heard = [number for number in always if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, on_signal) for number in {*heard, *asked_for}}
         try:
             yield
         finally:
-            for number, handler in heard.items():
-                signal.signal(number, handler)
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by no Python code
 
 
 def read_state(run: Path) -> RunState:
