@@ -3,76 +3,90 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gptloom.model.block import Block
+from gptloom.model.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
     from gptloom.model.transformer import Transformer
 
-
-def init_weights(model: Transformer) -> None:
-    """Draws every weight of ``model`` anew from the global generator, by ``model.config.init``."""
-    {"gpt2": _gpt2, "modern": _modern, "fast": _fast}[model.config.init](model)
+Draw = Callable[[Tensor], Any]  # fills a tensor in place
+Fill = Callable[[Tensor, Draw], Any]
 
 
-def _residual_outputs(model: Transformer) -> set[nn.Module]:
+def in_place(parameter: Tensor, draw: Draw) -> None:
+    """The whole parameter is here: it is drawn where it lies."""
+    draw(parameter)
+
+
+def init_weights(model: Transformer, fill: Fill = in_place) -> None:
+    """Sets every parameter of ``model`` from the global generator, by ``model.config.init``, in the order of its modules.
+
+    ``fill(parameter, draw)`` puts what ``draw`` makes of a tensor of that shape into the parameter: a model of which
+    only parts are here draws each tensor whole, so that its values don't depend on how it is cut.
+    """
+    normal = {"gpt2": _gpt2, "modern": _modern, "fast": _fast}[model.config.init](model)
+    for module in model.modules():
+        if isinstance(module, LayerNorm | RMSNorm) and module.weight is not None:
+            fill(module.weight, nn.init.ones_)
+        if isinstance(module, nn.Linear | nn.Embedding):
+            fill(module.weight, normal(module))
+        if isinstance(module, nn.Linear | LayerNorm) and module.bias is not None:
+            fill(module.bias, nn.init.zeros_)
+
+
+def _normal(std: float) -> Draw:
+    return partial(nn.init.normal_, std=std)
+
+
+def _residual_outputs(model: Transformer) -> set[nn.Module | None]:
     """The layers that write into the residual stream."""
-    outputs: set[nn.Module] = set()
+    outputs: set[nn.Module | None] = set()
     for block in model.blocks:
         assert isinstance(block, Block)
         outputs |= {block.attention.out, block.mlp.down}
     return outputs
 
 
-def _gpt2(model: Transformer) -> None:
+def _gpt2(model: Transformer) -> Callable[[nn.Module], Draw]:
     """N(0, 0.02), residual outputs N(0, 0.02 / sqrt(2 L)), biases 0 (GPT-2 paper, section 2.3)."""
     outputs = _residual_outputs(model)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.Linear):
-            std = 0.02 / math.sqrt(2 * model.config.n_layer) if module in outputs else 0.02
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    return lambda module: _normal(0.02 / math.sqrt(2 * model.config.n_layer) if module in outputs else 0.02)
 
 
-def _modern(model: Transformer) -> None:
+def _modern(model: Transformer) -> Callable[[nn.Module], Draw]:
     """Embedding N(0, 0.02), inputs of a branch N(0, 1/sqrt(fan in)), residual outputs 0: every block starts as identity.
 
     A tied head meets each token's own normed embedding, a score of D std: above 128 channels the embedding is smaller,
     or the model would begin by being sure that every token repeats.
     """
-    outputs = _residual_outputs(model)
+    zero = _residual_outputs(model) | {model.head}
     embedding_std = min(0.02, 2.56 / model.config.d_model) if model.config.tied_head else 0.02
-    for module in model.modules():
+
+    def draw(module: nn.Module) -> Draw:
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=embedding_std)
-        elif isinstance(module, nn.Linear):
-            if module in outputs or module is model.head:
-                nn.init.zeros_(module.weight)
-            else:
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            return _normal(embedding_std)
+        assert isinstance(module, nn.Linear)
+        return nn.init.zeros_ if module in zero else _normal(module.in_features**-0.5)
+
+    return draw
 
 
-def _fast(model: Transformer) -> None:
+def _fast(model: Transformer) -> Callable[[nn.Module], Draw]:
     """Embedding N(0, 1) (a norm follows), branch inputs uniform with std 1/sqrt(D), residual outputs 0, head N(0, 0.001)."""
     outputs = _residual_outputs(model)
     bound = math.sqrt(3 / model.config.d_model)
-    for module in model.modules():
+
+    def draw(module: nn.Module) -> Draw:
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=1.0)
-        elif isinstance(module, nn.Linear):
-            if module in outputs:
-                nn.init.zeros_(module.weight)
-            elif module is model.head:
-                nn.init.normal_(module.weight, std=0.001)
-            else:
-                nn.init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            return _normal(1.0)
+        if module is model.head:
+            return _normal(0.001)
+        return nn.init.zeros_ if module in outputs else partial(nn.init.uniform_, a=-bound, b=bound)
+
+    return draw

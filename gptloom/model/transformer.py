@@ -35,9 +35,11 @@ class Transformer(nn.Module):
     @classmethod
     def initialised(cls, config: ModelConfig, seed: int) -> Transformer:
         """A fresh model whose weights depend on (config, seed) alone; the global generator is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.device("meta"):
             model = cls(config)
+        model.to_empty(device="cpu")
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
             init_weights(model)
         return model
 

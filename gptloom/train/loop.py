@@ -29,7 +29,8 @@ def fit(
 ) -> Run:
     """Trains ``model`` in place from ``run.state.step`` to ``run.settings.steps``.
 
-    ``batches(step)`` gives the global batch of a step (the first is 0), always the same for the same step. Evaluation,
+    ``batches(step)`` gives the global batch of a step (the first is 0), always the same for the same step; each process
+    of ``run.world`` takes its rows of it, and all come to the same loss and the same decisions. Evaluation,
     sampling, saving and stopping are ``hooks``, called with every event in the order listed; one that returns "stop"
     ends the run after the step. They see each step's ``train`` event, of which every ``log_every``-th is written, and a
     ``closing`` event (never written) after the last step. GuardStop when updates keep being refused.
@@ -38,7 +39,8 @@ def fit(
     settings, state = run.settings, run.state
     meter = _Meter(run)
     with run.working():
-        forget_after(run.path, state.step)
+        if run.world.first:
+            forget_after(run.path, state.step)
         run.emit("start", steps=settings.steps, **run.summary)
         while state.step < settings.steps and not run.check_stop():
             model.train()
@@ -83,27 +85,31 @@ def fit(
 def forward_backward(
     run: Run, objective: Objective, batch: Batch, model: nn.Module, optimizer: Optimizer
 ) -> dict[str, float]:
-    """Gradients of the whole batch into the optimizer's masters; returns each term's loss per item.
+    """Gradients of this process's rows into the optimizer's masters; returns each term's loss per item of the whole batch.
 
-    Every term is divided by its count over the *global* batch, so that the result does not depend on the micro-batch.
+    Every term is divided by its count over the *global* batch, which every process knows without asking, so that the
+    result depends neither on the micro-batch nor on the number of processes.
     """
-    settings = run.settings
+    settings, parallel = run.settings, run.parallel
     counts = {term: count for term, count in objective.count(batch).items() if count > 0}
     if not counts:
         raise ValueError(f"the batch of step {run.state.step} holds nothing to learn: every term counts 0 items")
+    own = parallel.own_rows(batch)
+    micros = own.split(settings.micro_batch or len(own.ids))
     sums = dict.fromkeys(counts, 0.0)
-    for index, micro in enumerate(batch.split(settings.micro_batch or len(batch.ids))):
+    for index, micro in enumerate(micros, parallel.data_rank * len(micros)):
         torch.manual_seed(draw_seed(settings.seed, run.state.step, index))
         terms = objective.loss(model, micro.to(run.device))
         parts = [objective.weights[term] * terms[term] / count for term, count in counts.items()]
-        optimizer.backward(torch.stack(parts).sum())
+        optimizer.backward(torch.stack(parts).sum(), last=micro is micros[-1])
         for term in counts:
             sums[term] += float(terms[term].detach())
-    return {term: sums[term] / count for term, count in counts.items()}
+    totals = parallel.sum(list(sums.values()))
+    return {term: total / count for (term, count), total in zip(counts.items(), totals, strict=True)}
 
 
 def draw_seed(*numbers: int) -> int:
-    """A 63-bit seed for the draws inside the net, from (seed, step, micro-batch, ...)."""
+    """A 63-bit seed for the draws inside the net, from (seed, step, number of the micro-batch in the global batch)."""
     digest = hashlib.blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -6,7 +6,7 @@ own count, in one place. So no objective ever takes a mean, and the result does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -30,9 +30,15 @@ class Objective(Protocol):
 
 
 class NextToken:
-    """-log p(next token), weighted per token: the pretraining of every GPT."""
+    """-log p(next token), weighted per token: the pretraining of every GPT.
+
+    ``cross_entropy`` replaces that of one process where several share the head (``Parallel.cross_entropy``).
+    """
 
     weights: Mapping[str, float] = {"next_token": 1.0}
+
+    def __init__(self, cross_entropy: Callable[..., Tensor] = cross_entropy) -> None:
+        self.cross_entropy = cross_entropy
 
     def count(self, batch: Batch) -> dict[str, float]:
         return {"next_token": float(batch.weights.sum())}
@@ -41,7 +47,7 @@ class NextToken:
         assert isinstance(model, Transformer)
         hidden = model.hidden(batch.ids, batch.positions, _mask(batch))
         cap = model.config.logit_softcap
-        return {"next_token": cross_entropy(hidden, model.head_weight, batch.targets, batch.weights, cap)}
+        return {"next_token": self.cross_entropy(hidden, model.head_weight, batch.targets, batch.weights, cap)}
 
 
 def _mask(batch: Batch) -> Mask | None:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gptloom.train.parallel import Parallel, local
 from gptloom.train.precision import LossScale, Masters
 
 
@@ -32,12 +33,20 @@ class OptimizerSettings:
 class Optimizer:
     """Updates a model in place. ``masters`` maps parameter names to fp32 tensors; only those that require grad move."""
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings, dtype: torch.dtype = torch.float32) -> None:
-        self.masters = Masters(model, dtype)
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: OptimizerSettings,
+        dtype: torch.dtype = torch.float32,
+        parallel: Parallel | None = None,
+    ) -> None:
+        self.parallel = parallel or Parallel.alone()
+        self.masters = Masters(model, dtype, self.parallel.sharded)
         trained = {name: tensor for name, tensor in self.masters.tensors.items() if tensor.requires_grad}
         if not trained:
             raise ValueError("no parameter requires a gradient")
         self.trained = trained
+        self.parallel.watch(model, self.masters.tensors)
         self._parts = _build(trained, settings)
         self.loss_scale = LossScale() if dtype == torch.float16 else None
         self.overflowed = (
@@ -52,17 +61,29 @@ class Optimizer:
         """Of the first group, at the last step taken."""
         return float(self._parts[0].param_groups[0]["lr"])
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of ``loss`` to the masters'; in fp16 scaled up, so that small ones don't vanish."""
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Adds the gradients of ``loss`` to the masters'; in fp16 scaled up, so that small ones don't vanish.
+
+        ``last``: no other backward pass of this step follows, gradients may go to the other processes.
+        """
+        self.parallel.before_backward(last)
         (loss if self.loss_scale is None else loss * self.loss_scale.scale).backward()
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        """Global L2 norm of the masters' gradients, fp32; call it once a step, after the last ``backward``."""
+        """Global L2 norm of the masters' gradients, fp32; call it once a step, after the last ``backward``.
+
+        From then on the gradients are those of all processes.
+        """
+        self.parallel.finish_gradients(self.masters.tensors)
         if self.loss_scale is not None:
             self.scale_gradients(1 / self.loss_scale.scale)
         grads = [tensor.grad for tensor in self.trained.values() if tensor.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norms = list(torch._foreach_norm([local(grad) for grad in grads]))
+        if self.parallel.sharded:
+            norm = torch.tensor(self.parallel.norm_squared(norms, grads)).sqrt()
+        else:
+            norm = torch.linalg.vector_norm(torch.stack(norms))
         if self.loss_scale is not None:
             finite = bool(torch.isfinite(norm))
             self.overflowed = not finite and self.loss_scale.scale > 1
@@ -71,7 +92,7 @@ class Optimizer:
 
     @torch.no_grad()
     def scale_gradients(self, factor: Tensor | float) -> None:
-        torch._foreach_mul_([tensor.grad for tensor in self.trained.values() if tensor.grad is not None], factor)
+        torch._foreach_mul_([local(tensor.grad) for tensor in self.trained.values() if tensor.grad is not None], factor)
 
     def zero_grad(self) -> None:
         for tensor in self.trained.values():

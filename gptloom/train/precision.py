@@ -40,11 +40,11 @@ class Masters:
 
     A gradient moves to its master's ``grad`` as soon as autograd has finished it (summed in fp32 over micro-batches),
     so that gradients in the compute dtype never exist all at once. When computing in fp32 (or fp64) the parameters are
-    their own masters and nothing is copied.
+    their own masters and nothing is copied; neither where sharding keeps fp32 shards and makes the copies itself.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.separate = dtype in (torch.bfloat16, torch.float16)
+    def __init__(self, model: nn.Module, dtype: torch.dtype, sharded: bool = False) -> None:
+        self.separate = dtype in (torch.bfloat16, torch.float16) and not sharded
         named = dict(model.named_parameters())
         self.tensors: dict[str, Tensor] = dict(named)
         self._copies: list[tuple[Tensor, Tensor]] = []

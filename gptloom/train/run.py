@@ -21,7 +21,9 @@ from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
 from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
+from gptloom.train.parallel import Parallel
 from gptloom.train.schedules import Schedule
+from gptloom.train.world import World
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,11 +69,16 @@ class RunState:
 
 
 class Run:
-    """A training in a folder. ``fit`` moves ``state.step`` on; hooks may read everything and call ``emit``."""
+    """A training in a folder. ``fit`` moves ``state.step`` on; hooks may read everything and call ``emit``.
 
-    def __init__(self, path: Path, settings: LoopSettings, state: RunState) -> None:
+    Every process of a parallel training has a ``Run`` and calls the same hooks in the same order; only the first one
+    holds the lock and writes into the folder.
+    """
+
+    def __init__(self, path: Path, settings: LoopSettings, state: RunState, parallel: Parallel | None = None) -> None:
         self.path = path
         self.settings = settings
+        self.parallel = parallel or Parallel.alone()
         self.lock = RunLock(path)
         self.state = state
         self.state.steps = settings.steps
@@ -83,7 +90,7 @@ class Run:
         self.stopping: str | None = None
         self._unseen: list[dict[str, Any]] = []
         self._signal: str | None = None
-        self.device = torch.device("cpu")
+        self.device = self.parallel.device
         self.model: nn.Module
         self.optimizer: Optimizer
         self._log: EventLog | None = None
@@ -97,12 +104,17 @@ class Run:
             shutil.rmtree(replaced)
         return cls(folder, settings, RunState())
 
+    @property
+    def world(self) -> World:
+        """The processes of this training."""
+        return self.parallel.world
+
     def emit(self, type: str, *, write: bool = True, sync: bool = False, **fields: Any) -> None:
         """Appends an event (unless ``write`` is false) and shows it to every hook, in the order listed.
 
-        An event that a hook emits is shown after every hook has seen the one at hand: all see them as they were written.
+        Processes other than the first show it to theirs without writing (it then has no ``time``). An event that a hook emits is shown after every hook has seen the one at hand: all see them as they were written.
         """
-        if write:
+        if write and self.world.first:
             assert self._log is not None, "events are emitted inside `working`"
             event = self._log.append(type, step=self.state.step, sync=sync, **fields)
         else:
@@ -120,17 +132,20 @@ class Run:
             self._unseen.clear()  # a hook that failed must not keep the end from being shown
 
     def write_state(self) -> None:
-        write_text(self.path / STATE, json.dumps({"version": VERSION, **asdict(self.state)}, indent=1) + "\n")
+        if self.world.first:
+            write_text(self.path / STATE, json.dumps({"version": VERSION, **asdict(self.state)}, indent=1) + "\n")
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Holds the lock, listens for signals, and leaves a state that says how it ended."""
-        if not self.lock.held:  # else a request made during the preparation holds
-            (self.path / STOP).unlink(missing_ok=True)
-        self.lock.acquire()
+        if self.world.first:
+            if not self.lock.held:  # else a request made during the preparation holds
+                (self.path / STOP).unlink(missing_ok=True)
+            self.lock.acquire()
         try:
             self.state.state, self.state.reason = "running", ""
-            self._log = EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS))
+            if self.world.first:
+                self._log = EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS))
             self.write_state()
             with self._signals():
                 yield
@@ -152,7 +167,7 @@ class Run:
     def _end(self, state: str, reason: str) -> None:
         self.state.state, self.state.reason = state, reason
         self.write_state()  # before any hook may fail
-        if self._log is not None:
+        if self._log is not None or not self.world.first:
             self.emit("end", sync=True, state=state, reason=reason)
 
     @property
@@ -161,11 +176,14 @@ class Run:
         return self.stopping is None or self.stopping.startswith("finished")
 
     def check_stop(self) -> bool:
-        """Whether the run should end now: a signal, a hook or ``gptloom stop``."""
+        """Whether the run should end now: a signal, a hook or ``gptloom stop``. All processes come to the same answer."""
         if self.stopping is None and self._signal is not None:
             self.stopping = self._signal
-        if self.stopping is None and (self.path / STOP).exists():
+        if self.stopping is None and self.world.first and (self.path / STOP).exists():
             self.stopping = "stop was asked for"
+        if self.world.size > 1 and self.world.largest([self.stopping is not None])[0]:
+            reasons = [reason for reason in self.world.gather(self.stopping) if reason is not None]
+            self.stopping = reasons[0]
         return self.stopping is not None
 
     @contextmanager

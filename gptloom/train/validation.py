@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from gptloom.data.batch import Batch
 from gptloom.train.objective import Objective
+from gptloom.train.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,46 @@ def validate(
     id_bytes: Tensor | None = None,
     limit: int | None = None,
     device: torch.device | str = "cpu",
+    parallel: Parallel | None = None,
 ) -> Validation:
-    """Runs ``model`` in eval mode over (at most ``limit``) batches. ``id_bytes`` [V]: UTF-8 bytes each id stands for."""
+    """Runs ``model`` in eval mode over (at most ``limit``) batches. ``id_bytes`` [V]: UTF-8 bytes each id stands for.
+
+    The processes of ``parallel`` deal the batches out among themselves and all return the same.
+    """
+    parallel = parallel or Parallel.alone()
     training = model.training
     model.eval()
-    sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
+    sums = dict.fromkeys(objective.weights, 0.0)
+    counts = dict.fromkeys(objective.weights, 0.0)
     items, n_bytes = 0, 0
-    for index, batch in enumerate(batches):
-        if limit is not None and index >= limit:
-            break
+    for hand in _dealt(itertools.islice(batches, limit), parallel.data_size):
+        mine = parallel.data_rank < len(hand)
+        # Who has none left runs one all the same, for nothing: a sharded model needs every process for every layer.
+        batch = hand[parallel.data_rank if mine else 0]
+        terms = objective.loss(model, batch.to(device))
+        if not mine:
+            continue
         for term, count in objective.count(batch).items():
-            counts[term] = counts.get(term, 0.0) + count
-        for term, value in objective.loss(model, batch.to(device)).items():
-            sums[term] = sums.get(term, 0.0) + float(value)
+            counts[term] += count
+            sums[term] += float(terms[term])
         counted = batch.weights > 0
         items += int(counted.sum())
         if id_bytes is not None:
             n_bytes += int(id_bytes[batch.targets[counted]].sum())
     model.train(training)
+    totals = parallel.sum([*sums.values(), *counts.values(), items, n_bytes])
+    sums = dict(zip(sums, totals, strict=False))
+    counts = dict(zip(counts, totals[len(sums) :], strict=False))
+    items, n_bytes = round(totals[-2]), round(totals[-1])
     losses = {term: sums[term] / counts[term] for term in sums if counts[term] > 0}
     if not losses:
         raise ValueError("the validation batches hold nothing to predict")
     loss = sum(objective.weights[term] * value for term, value in losses.items())
     return Validation(loss, losses, items, sum(sums.values()), n_bytes or None)
+
+
+def _dealt(batches: Iterable[Batch], hands: int) -> Iterator[list[Batch]]:
+    """One batch for each of ``hands``, round by round; the last round may be short."""
+    rest = iter(batches)
+    while hand := list(itertools.islice(rest, hands)):
+        yield hand
