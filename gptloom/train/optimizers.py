@@ -61,6 +61,11 @@ class Optimizer:
         """Of the first group, at the last step taken."""
         return float(self._parts[0].param_groups[0]["lr"])
 
+    @property
+    def top_lr(self) -> float:
+        """Of the first group, where the schedule's factor is 1."""
+        return float(self._parts[0].param_groups[0]["top_lr"])
+
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Adds the gradients of ``loss`` to the masters'; in fp16 scaled up, so that small ones don't vanish.
 

@@ -171,7 +171,7 @@ class Parallel:
 
     def norm_squared(self, norms: list[Tensor], tensors: list[Tensor]) -> float:
         """The square of the global norm, from the norm of this process's part of each of ``tensors``."""
-        shares = [_distinct_parts(tensor) / self.world.size for tensor in tensors]
+        shares = [distinct_parts(tensor) / self.world.size for tensor in tensors]
         squares = torch.stack(norms).double().square().tolist()
         return self.world.sum([sum(square * share for square, share in zip(squares, shares, strict=True))])[0]
 
@@ -288,7 +288,7 @@ def _check(world: World, strategy: Strategy, device: torch.device, tensor: int, 
         raise UserError(*problems)
 
 
-def _distinct_parts(tensor: Tensor) -> int:
+def distinct_parts(tensor: Tensor) -> int:
     """Into how many different parts ``tensor`` is cut over the world; each is held by world size / parts processes."""
     if not isinstance(tensor, DTensor):
         return 1
