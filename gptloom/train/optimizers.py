@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from gptloom.train.muon import Muon
 from gptloom.train.parallel import Parallel, local
 from gptloom.train.precision import LossScale, Masters
 
@@ -47,7 +49,7 @@ class Optimizer:
             raise ValueError("no parameter requires a gradient")
         self.trained = trained
         self.parallel.watch(model, self.masters.tensors)
-        self._parts = _build(trained, settings)
+        self._parts = _build(trained, settings, dist.group.WORLD if self.parallel.world.size > 1 else None)
         self.loss_scale = LossScale() if dtype == torch.float16 else None
         self.overflowed = (
             False  # whether the gradients of this step were too large for fp16, and scaling lower may help
@@ -137,7 +139,9 @@ class Optimizer:
             owner[id(parameter)].state[parameter][quantity] = value.to(device).clone()
 
 
-def _build(trained: dict[str, Tensor], settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _build(
+    trained: dict[str, Tensor], settings: OptimizerSettings, processes: dist.ProcessGroup | None
+) -> list[torch.optim.Optimizer]:
     """Weight decay on tensors of two or more dimensions only, as nanoGPT, llm.c and the GPT papers have it."""
     wide = {name: tensor for name, tensor in trained.items() if tensor.ndim >= 2}
     vectors = [tensor for name, tensor in trained.items() if tensor.ndim < 2]
@@ -150,16 +154,7 @@ def _build(trained: dict[str, Tensor], settings: OptimizerSettings) -> list[torc
     ]
     parts: list[torch.optim.Optimizer] = []
     if settings.kind == "muon" and hidden:
-        parts.append(
-            torch.optim.Muon(
-                hidden,
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                momentum=settings.momentum,
-                nesterov=True,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        parts.append(Muon(hidden, settings.lr, settings.weight_decay, settings.momentum, processes))
     else:
         groups.insert(0, {"params": hidden, "lr": settings.lr, "weight_decay": settings.weight_decay})
     groups = [group for group in groups if group["params"]]

@@ -8,6 +8,7 @@ import torch
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig
 from gptloom.model.transformer import Transformer
+from gptloom.train.muon import Muon
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.precision import LossScale, choose_device, choose_dtype
@@ -23,7 +24,7 @@ def test_muon_moves_the_hidden_matrices_and_adamw_the_rest() -> None:
     model = tiny()
     optimizer = Optimizer(model, OptimizerSettings(kind="muon", lr=0.02, embedding_lr=0.01))
     muon, adamw = optimizer._parts
-    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     in_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     in_adamw = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
