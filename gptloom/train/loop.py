@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from gptloom.config.errors import GuardStop
 from gptloom.data.batch import Batch
 from gptloom.train.checkpoint import forget_after
+from gptloom.train.guards import FINE
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer
+from gptloom.train.rollback import heed
 from gptloom.train.run import Hook, Run
 
 
@@ -33,7 +34,8 @@ def fit(
     of ``run.world`` takes its rows of it, and all come to the same loss and the same decisions. Evaluation,
     sampling, saving and stopping are ``hooks``, called with every event in the order listed; one that returns "stop"
     ends the run after the step. They see each step's ``train`` event, of which every ``log_every``-th is written, and a
-    ``closing`` event (never written) after the last step. GuardStop when updates keep being refused.
+    ``closing`` event (never written) after the last step. What ``run.guard`` finds wrong with a step is acted on by
+    ``heed``, which may put the run back to an earlier step; GuardStop when it ends the run.
     """
     run.model, run.optimizer, run.hooks = model, optimizer, hooks
     settings, state = run.settings, run.state
@@ -50,21 +52,19 @@ def fit(
             loss = sum(objective.weights[term] * value for term, value in losses.items())
             # fp16 finds its scale by overflowing now and then: such a step is left out, and nothing is wrong.
             overflowed = optimizer.overflowed and math.isfinite(loss)
-            refusal = None if overflowed else run.guard.refuse(state.step, loss, norm)
-            if refusal is None and not overflowed:
+            verdict = FINE if overflowed else run.guard.judge(state.step, loss, norm)
+            if verdict.kind == "fine" and not overflowed:
                 if settings.clip and norm > settings.clip:
                     optimizer.scale_gradients(settings.clip / norm)
                 optimizer.step(settings.schedule(state.step) if settings.schedule else 1.0)
-            optimizer.zero_grad()
             state.step += 1
             state.tokens += batch.tokens
             meter.step_done(batch.tokens)
-            if refusal is not None:
-                text = run.describe(batch) if run.describe else None
-                facts: dict[str, Any] = {"loss": loss, "grad_norm": norm, "text": text}
-                run.emit("guard", sync=True, reason=refusal, action="update skipped", **facts)
-                if run.guard.exhausted:
-                    raise GuardStop(run.guard.diagnosis(optimizer.lr))
+            went_back = verdict.kind != "fine" and heed(run, verdict, batch, loss, norm)
+            optimizer.zero_grad()
+            if went_back:
+                meter.resume()
+                continue
             last = state.step == settings.steps
             run.emit(
                 "train",

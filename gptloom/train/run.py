@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from gptloom.data.batch import Batch
     from gptloom.train.optimizers import Optimizer
+    from gptloom.train.rollback import WayBack
 
 VERSION = 1
 STATE, EVENTS, STOP = "state.json", "events.jsonl", "stop"
@@ -86,6 +87,7 @@ class Run:
         self.hooks: Sequence[Hook] = ()
         self.summary: dict[str, Any] = {}  # shown in the start event
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
+        self.way_back: WayBack | None = None  # how it goes back after repeated trouble; None: it stops
         self.save_on_signal: list[str] = []  # names of signals that save and end the run, besides TERM, INT and HUP
         self.stopping: str | None = None
         self._unseen: list[dict[str, Any]] = []
@@ -130,6 +132,12 @@ class Run:
                 self._unseen.pop(0)
         finally:
             self._unseen.clear()  # a hook that failed must not keep the end from being shown
+
+    def start_again(self) -> None:
+        """A new attempt from the present step: readers drop what was written beyond it."""
+        if self._log is not None:
+            self._log.attempt += 1
+        self.emit("start", sync=True, steps=self.settings.steps, **self.summary)
 
     def write_state(self) -> None:
         if self.world.first:
