@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.config.errors import EndedElsewhere
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.python import call
 from gptloom.config.resolve import Resolved
@@ -46,10 +47,14 @@ def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None
     What is not given is chosen from the text and the machine, and printed with its reason.
     """
     from gptloom.stages import pretrain as stage
+    from gptloom.stages.joining import asks_for_processes, speaks
 
+    starts_others = asks_for_processes(resolved.options)
     result = stage.pretrain(
         resolved, confirm=lambda question: not out.at_terminal or out.ask(question, resolved.options.yes)
     )
+    if (starts_others and not resolved.options.dry_run) or not speaks():
+        raise EndedElsewhere(0)  # the first of the processes has said it
     out.document(stage.as_document(result))
     if not isinstance(result, stage.DryRun):
         _say_next(result, out)
@@ -59,9 +64,12 @@ def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None
 def run_resume(resolved: Resolved[ResumeOptions], out: Output) -> int | None:
     """Continues a run exactly where it stopped; with a larger budget, extends a finished one."""
     from gptloom.stages import resume as stage
+    from gptloom.stages.joining import speaks
     from gptloom.stages.pretrain import as_document
 
     result = stage.resume(resolved)
+    if stage.started_others(resolved) or not speaks():
+        raise EndedElsewhere(0)
     out.document(as_document(result))
     _say_next(result, out)
     return None

@@ -149,8 +149,8 @@ class ParallelOptions(Options):
     )
     port: int = Field(29400, gt=0, lt=65536, description="where the processes of --nodes meet, on the first machine")
     elastic: bool = Field(False, description="when a machine is lost, go on from the last checkpoint with the others")
-    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = Field(
-        "auto", description="whole model in each process, sharded over all, or over each machine (auto: ddp if it fits)"
+    strategy: Literal["ddp", "fsdp", "hsdp"] | None = Field(
+        None, description="the model whole in each process, sharded over all, or over each machine (default: what fits)"
     )
     tensor_parallel: int = Field(1, gt=0, description="processes that share each layer's matrices")
     offload: bool = Field(False, description="keep parameters and optimizer in the memory of the CPU (GPUs only)")

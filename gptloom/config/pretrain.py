@@ -20,6 +20,8 @@ from gptloom.config.options import (
     ParallelOptions,
     QuietOption,
     RecipeOptions,
+    ThreadsOption,
+    YesOption,
 )
 
 Files = Annotated[list[str], Metavar("FILE|FOLDER|GLOB")]
@@ -111,7 +113,9 @@ class PretrainOptions(
     base: Annotated[str | None, POSITIONAL] = Field(None, description="model to go on training (excludes --model)")
 
 
-class ResumeOptions(BudgetOptions, JsonOption, QuietOption):
-    """``gptloom resume RUN``: everything else is stored in the run."""
+class ResumeOptions(
+    BudgetOptions, ParallelOptions, DurabilityOptions, ThreadsOption, JsonOption, QuietOption, YesOption
+):
+    """``gptloom resume RUN``: what is not given is as stored in the run."""
 
     run: Annotated[str, POSITIONAL] = Field(description="run folder")

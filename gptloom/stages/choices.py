@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
@@ -19,19 +17,25 @@ from gptloom.stages.derive import (
     choose_optimizer,
     choose_warmup,
 )
-from gptloom.stages.preflight import check_memory, training_memory
+from gptloom.stages.machine import Machine, choose_strategy, process_memory
+from gptloom.stages.preflight import check_memory, device_memory
 from gptloom.tokenizer import Tokenizer
+from gptloom.train.parallel import check_heads, check_rows, check_world
 
 
 def choose_optimization(
     resolved: Resolved[PretrainOptions],
     config: ModelConfig,
     expected_tokens: float,
-    dtype: torch.dtype,
-    device: torch.device,
+    machine: Machine,
 ) -> Resolved[PretrainOptions]:
-    """Optimizer, rates, batch and schedule for a run over about ``expected_tokens``; UserError when memory is too small."""
-    options = resolved.options
+    """Optimizer, rates, batch, schedule and strategy for a run over about ``expected_tokens``.
+
+    UserError when memory is too small, or the processes cannot share model or batch.
+    """
+    options, world = resolved.options, machine.world
+    check_world(world, options.strategy, machine.device, options.tensor_parallel, options.offload)
+    check_heads(config, options.tensor_parallel)
     if options.batch_tokens is None:
         resolved = resolved.derive("batch_tokens", *choose_batch_tokens(expected_tokens, config.context))
     elif options.batch_tokens % config.context:
@@ -40,9 +44,13 @@ def choose_optimization(
         raise UserError(Problem(what, mend=f"--batch-tokens {near}"))
     batch_tokens = resolved.options.batch_tokens
     assert batch_tokens is not None
+    shares = world.size // options.tensor_parallel
+    check_rows(batch_tokens // config.context, config.context, shares)
     if options.micro_batch is None:
+        free = memory()[1]
+        free = free and free // world.local_size
         resolved = resolved.derive(
-            "micro_batch", *choose_micro_batch(batch_tokens, config.context, memory()[1], config)
+            "micro_batch", *choose_micro_batch(batch_tokens // shares, config.context, free, config)
         )
     if options.optimizer is None:
         resolved = resolved.derive("optimizer", *choose_optimizer(config))
@@ -66,8 +74,11 @@ def choose_optimization(
     if options.final_lr is None:
         final = 0.1 if resolved.options.schedule == "cosine" else 0.0
         resolved = resolved.derive("final_lr", final, f"usual for a {resolved.options.schedule} schedule")
-    needed = training_memory(config, (resolved.options.micro_batch or 1) * config.context, dtype)
-    check_memory(config, needed, config.context, dtype, device)
+    resolved = choose_strategy(resolved, config, machine)
+    needed = process_memory(resolved.options, config, machine)
+    there = device_memory(machine.device, world.local_size)
+    shards = resolved.options.strategy in ("fsdp", "hsdp")
+    check_memory(config, needed, there, config.context, machine.dtype, shards=shards)
     return resolved
 
 

@@ -21,6 +21,7 @@ from gptloom.observe.terminal import human_bytes, human_count, human_time
 from gptloom.train.compiling import can_compile, compile_blocks, uncompile
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
+from gptloom.train.parallel import Parallel
 
 DAY = 24 * 3600.0
 
@@ -43,11 +44,33 @@ class Cost:
         )
 
 
-def training_memory(config: ModelConfig, micro_tokens: int, dtype: torch.dtype) -> int:
-    """Bytes: masters, gradients and two moments in fp32, a compute copy, and the activations of one micro-batch."""
+def training_memory(
+    config: ModelConfig,
+    micro_tokens: int,
+    dtype: torch.dtype,
+    *,
+    parts: int = 1,
+    tensor: int = 1,
+    recompute: bool = False,
+) -> int:
+    """Bytes of one process: masters, gradients and two moments in fp32, a compute copy, one micro-batch's activations.
+
+    ``parts``: into how many the parameters are cut; what is gathered of them at a time, a block and the embeddings, comes
+    on top. ``tensor``: processes that share each layer's activations. ``recompute``: kept is each block's input only.
+    """
     n = count_parameters(config).total
-    weights = 16 * n + (dtype.itemsize * n if dtype.itemsize < 4 else 0)
-    per_token = config.n_layer * (14 * config.d_model + 4 * config.d_ff) + 4 * config.d_model
+    weights = 16 * n // parts
+    if parts == 1:
+        weights += dtype.itemsize * n if dtype.itemsize < 4 else 0
+    else:
+        embeddings = n - count_parameters(config).non_embedding
+        gathered = (
+            embeddings + 2 * (n - embeddings) // config.n_layer
+        ) // tensor  # a block, and the next one on its way
+        weights += gathered * (dtype.itemsize + 4)  # with gradients
+    layer = 14 * config.d_model + 4 * config.d_ff
+    kept = config.n_layer * config.d_model + layer if recompute else config.n_layer * layer
+    per_token = kept // tensor + 4 * config.d_model
     return weights + micro_tokens * per_token * dtype.itemsize + 400 * 2**20
 
 
@@ -56,12 +79,18 @@ def checkpoint_bytes(config: ModelConfig) -> int:
     return 12 * count_parameters(config).total
 
 
-def check_memory(config: ModelConfig, needed: int, micro_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
-    """UserError, naming the largest preset that fits, when ``needed`` bytes are more than the machine has."""
+def device_memory(device: torch.device, processes: int = 1) -> int | None:
+    """Bytes that each of ``processes`` on this machine may use of it; None where the system does not say."""
     if device.type == "cuda":
-        there: int | None = torch.cuda.mem_get_info(device)[1]
-    else:
-        there = memory()[0]
+        return torch.cuda.mem_get_info(device)[1]
+    there = memory()[0]
+    return None if there is None else there // processes
+
+
+def check_memory(
+    config: ModelConfig, needed: int, there: int | None, micro_tokens: int, dtype: torch.dtype, shards: bool = False
+) -> None:
+    """UserError, naming what would fit, when a process needs more bytes than ``there`` are; ``shards``: it has all yet."""
     if there is None or needed <= there:
         return
     family = config.family if config.family != "gpt2" else "modern"
@@ -70,10 +99,15 @@ def check_memory(config: ModelConfig, needed: int, micro_tokens: int, dtype: tor
         for size in SIZES
         if training_memory(ModelConfig(**preset(f"{family}-{size}")), micro_tokens, dtype) <= there
     ]
-    mend = f"--model {fitting[-1]}, the largest that fits" if fitting else "a machine with more memory"
-    raise UserError(
-        Problem(f"this training needs {human_bytes(needed)} of memory, the machine has {human_bytes(there)}", mend=mend)
-    )
+    levers = [f"--model {fitting[-1]}, the largest that fits" if fitting else "a machine with more memory"]
+    rest = training_memory(config, micro_tokens, dtype, parts=1 << 30)
+    if not shards and rest < there:
+        parts = next(n for n in range(2, 1 << 20) if training_memory(config, micro_tokens, dtype, parts=n) <= there)
+        levers.insert(0, f"--strategy fsdp on {parts} such processes or more")
+    if training_memory(config, micro_tokens, dtype, recompute=True) <= there:
+        levers.insert(0, "--recompute")
+    what = f"this training needs {human_bytes(needed)} of memory in a process, which has {human_bytes(there)}"
+    raise UserError(Problem(what, mend=", or ".join(levers)))
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -103,27 +137,28 @@ def measure(
     *,
     micro_batch: int,
     dtype: torch.dtype,
-    device: torch.device,
+    parallel: Parallel,
     compile: bool,
     patience: float = 8.0,
 ) -> Measured:
     """Times micro-batches and an update on a model of its own, so that nothing of it is left in the training.
 
-    The first micro-batch pays for set-up (and compilation, when asked for) and is not counted; after it up to three
-    more are timed, as long as ``patience`` seconds last.
+    All processes of ``parallel`` do it together and agree on the slowest one's time. The first micro-batch pays for
+    set-up (and compilation, when asked for) and is not counted; after it up to three more are timed, as long as
+    ``patience`` seconds last.
     """
-    model = build().to(device)
+    model = build()
     model.train()
-    optimizer = Optimizer(model, settings, dtype)
-    micros = batch.split(micro_batch)
+    optimizer = Optimizer(model, settings, dtype, parallel)
+    micros = parallel.own_rows(batch).split(micro_batch)
     note = None
     if compile:
         compile_blocks(model.blocks)
 
     def forward_backward(micro: Batch) -> float:
-        counts, losses = objective.count(micro), objective.loss(model, micro.to(device))
+        counts, losses = objective.count(micro), objective.loss(model, micro.to(parallel.device))
         loss = torch.stack([losses[term] / counts[term] for term in losses]).sum()
-        optimizer.backward(loss)
+        optimizer.backward(loss, last=False)
         return float(loss.detach())
 
     try:
@@ -138,7 +173,7 @@ def measure(
     optimizer.step(0.0)
     begun = time.perf_counter()
     times: list[float] = []
-    while len(times) < 3 and time.perf_counter() - begun < patience:
+    while len(times) < 3 and parallel.world.largest([time.perf_counter() - begun])[0] < patience:
         started = time.perf_counter()
         forward_backward(micros[len(times) % len(micros)])
         times.append(time.perf_counter() - started)
@@ -146,7 +181,8 @@ def measure(
     optimizer.gradient_norm()
     optimizer.step(0.0)
     update = time.perf_counter() - started
-    return Measured(min(times) * len(micros) + update, first_loss, compile, note)
+    seconds = parallel.world.largest([min(times) * len(micros) + update])[0]
+    return Measured(seconds, first_loss, compile, note)
 
 
 def want_compile(asked: bool | None, device: torch.device, seconds: float) -> tuple[bool, str]:

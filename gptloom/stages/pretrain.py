@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
-from gptloom.config.pretrain import PretrainOptions
-from gptloom.config.recipes import load_recipe
-from gptloom.config.resolve import Resolved, write_config
-from gptloom.data.batches import TokenBatches
+from gptloom.config.pretrain import PretrainOptions, ResumeOptions
+from gptloom.config.resolve import Resolved, resolve, write_config
 from gptloom.data.built import check_enough
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.model.reference import resolve_reference
-from gptloom.model.store import check_vocabulary, content_hash, load_model, read_config
-from gptloom.model.transformer import Transformer
-from gptloom.observe.machine import machine_info
+from gptloom.model.store import check_vocabulary, content_hash, read_config
 from gptloom.observe.terminal import human_count, human_time, say
 from gptloom.stages.architecture import choose_model, refuse_with_base
 from gptloom.stages.choices import choose_optimization, choose_pace
+from gptloom.stages.claim import Claim
 from gptloom.stages.derive import Steps, count_steps, efficiency
+from gptloom.stages.joining import asks_for_processes, join_training, launched
+from gptloom.stages.machine import Machine, process_memory, use_machine
 from gptloom.stages.preflight import (
     DAY,
     Cost,
@@ -35,32 +31,16 @@ from gptloom.stages.preflight import (
     check_first_loss,
     checkpoint_bytes,
     measure,
-    training_memory,
     want_compile,
 )
-from gptloom.stages.text import DATA, TOKENIZER, Text, check_reading, choose_tokenizer, open_shards_of, read_text
+from gptloom.stages.settings import loop_settings, optimizer_settings
+from gptloom.stages.task import CONFIG, Task, band_of, open_task, stored_options
+from gptloom.stages.text import DATA, TOKENIZER, check_reading, choose_tokenizer, open_shards_of, read_text
 from gptloom.stages.trained import TrainedRun
-from gptloom.stages.training import Task, train
-from gptloom.train.compiling import can_compile, compile_blocks
-from gptloom.train.lock import RunLock
-from gptloom.train.machine_speed import matrix_peak
-from gptloom.train.memory import keep_freed_memory
+from gptloom.stages.training import start
 from gptloom.train.objective import NextToken
-from gptloom.train.optimizers import Optimizer, OptimizerSettings
-from gptloom.train.precision import choose_device, choose_dtype
-from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState, prepare_folder
-from gptloom.train.schedules import Schedule
-
-CONFIG = "config.yaml"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where the training computes."""
-
-    device: torch.device
-    dtype: torch.dtype
-    peak: float  # FLOP/s of a matrix product, measured
+from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState
+from gptloom.train.world import World
 
 
 @dataclass(frozen=True)
@@ -90,43 +70,59 @@ def pretrain(
 
     Raises UserError before anything is written when the options, the text or the machine do not allow it, and
     GuardStop when the training diverges. ``callbacks`` are hooks, called after the run's own. ``confirm`` is asked
-    before a run that would take more than a day.
+    before a run that would take more than a day. Under ``torchrun`` every process calls this; with ``processes`` or
+    ``nodes`` they are started here.
     """
-    machine = use_machine(resolved.options)
+    options = resolved.options
+    if options.dry_run:
+        return _dry_run(resolved)
+    if asks_for_processes(options):
+        out = options.out or default_folder(options)
+        return launched("pretrain", resolved, options, out, callbacks)
+    with join_training(options) as world:
+        folder = Path(world.share(options.out or default_folder(options)))
+        if world.restarts and (folder / EVENTS).exists():
+            from gptloom.stages.resume import go_on  # which itself begins with a pretraining's parts
+
+            return go_on(world, resolve(ResumeOptions, {"run": str(folder)}), callbacks)
+        with Claim(folder, options.overwrite) as claim:
+            return train_in(world, resolved, claim, callbacks, confirm)
+
+
+def train_in(
+    world: World,
+    resolved: Resolved[PretrainOptions],
+    claim: Claim,
+    callbacks: Sequence[Hook],
+    confirm: Callable[[str], bool],
+) -> TrainedRun:
+    """The training of every process of ``world``.
+
+    The first one reads the text and writes tokenizer, shards and options into the run folder; then all open it.
+    """
+    machine = use_machine(resolved.options, world)
+    found = world.first_does(lambda: _prepare(resolved, machine, claim))
+    task = open_task(claim.folder, machine, found)
+    measured, compile_rule = measure_steps(task, machine)
+    steps = world.first_does(lambda: _settle(task, machine, measured, compile_rule, claim.folder, confirm))
+    task = replace(task, resolved=stored_options(claim.folder))
+    settings = loop_settings(task.resolved.options, task.config, steps, machine.peak)
+    run = Run(claim.folder, settings, RunState(), task.parallel)
+    run.lock = claim.lock
+    claim.sure()
+    start(run, task, task.new_model(), callbacks)
+    return TrainedRun(claim.folder)
+
+
+def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, claim: Claim) -> dict[str, Any]:
+    """Text, tokenizer, shards, model and optimization, in the run folder; what the options don't hold is returned."""
+    folder = claim.folder
     base = open_base(resolved)
     check_reading(resolved)
     text = read_text(resolved.options)
     say(text.rule)
-    folder = Path(resolved.options.out or default_folder(resolved.options))
-    if resolved.options.dry_run:
-        return _dry_run(resolved, text, base, machine, folder)
     refuse_own_input(resolved.options, folder)
-    replaced = prepare_folder(folder, overwrite=resolved.options.overwrite)
-    lock = RunLock(folder)
-    lock.acquire()
-    try:
-        return _pretrain(resolved, text, base, machine, folder, callbacks, confirm, lock, replaced)
-    except BaseException as error:
-        lock.release()
-        unbegun = not (folder / EVENTS).exists()
-        if unbegun and (isinstance(error, UserError) or replaced is not None):  # leave nothing half-made
-            shutil.rmtree(folder, ignore_errors=True)
-            if replaced is not None:
-                replaced.rename(folder)
-        raise
-
-
-def _pretrain(
-    resolved: Resolved[PretrainOptions],
-    text: Text,
-    base: Base | None,
-    machine: Machine,
-    folder: Path,
-    callbacks: Sequence[Hook],
-    confirm: Callable[[str], bool],
-    lock: RunLock,
-    replaced: Path | None,
-) -> TrainedRun:
+    claim.take()
     # Both are written again with all that is derived: a run that is broken off before can still be resumed.
     write_config(folder / CONFIG, resolved, "pretrain")
     Run(folder, LoopSettings(steps=0), RunState(reason="preparing")).write_state()
@@ -138,88 +134,14 @@ def _pretrain(
     check_vocabulary(tokenizer, config, str(folder / TOKENIZER))
     check_enough(shards, config.context, validates=resolved.options.split != "none")
     expected = _expected_tokens(resolved.options, config, n_tokens, machine)
-    resolved = choose_optimization(resolved, config, expected, machine.dtype, machine.device)
-    options = resolved.options
-    assert options.batch_tokens is not None and options.micro_batch is not None
-    batches = TokenBatches(shards.train, config.context, options.batch_tokens // config.context, options.seed)
-    measured, resolved = measure_steps(resolved, config, base, batches, machine)
-    steps = choose_steps(resolved, batches, measured.seconds_per_step)
-    resolved = choose_pace(resolved, steps, measured.seconds_per_step, shards, config, tokenizer)
-    cost = Cost(
-        count_parameters(config).total,
-        steps.steps * batches.tokens_per_step,
-        batches.epochs(steps.steps),
-        training_memory(config, options.micro_batch * config.context, machine.dtype),
-        checkpoint_bytes(config) * (options.keep + 2),  # beside the last ones: the best, the one before the decay
-        steps.steps * measured.seconds_per_step,
-    )
-    check_disk(folder, cost.disk)
-    explain(resolved, config, steps, cost)
-    if cost.seconds > DAY and not confirm("Start it?"):
-        raise UserError(Problem("not started", mend="a smaller --model, or --max-minutes"))
-    band = load_recipe(options.recipe).band if options.recipe else ()
-    task = Task(
-        resolved,
-        config,
-        tokenizer,
-        shards,
-        batches,
-        machine.dtype,
-        [] if base is None else [{"path": str(base.folder.resolve()), "hash": base.hash}],
-        text.corpus.hash if text.corpus is not None else None,
-        band,
-    )
-    write_config(folder / CONFIG, resolved, "pretrain", band)
-    run = Run(folder, loop_settings(resolved, config, steps.steps, machine), RunState())
-    run.lock = lock
-    if replaced is not None:
-        shutil.rmtree(replaced)
-    start(run, task, machine, new_model(config, base, options.seed), callbacks)
-    return TrainedRun(folder)
-
-
-def start(
-    run: Run,
-    task: Task,
-    machine: Machine,
-    model: Transformer,
-    callbacks: Sequence[Hook],
-    restore: Callable[[Run], None] | None = None,
-) -> None:
-    """Trains ``model``, fresh or loaded with a checkpoint's masters, from where ``run`` stands.
-
-    ``restore`` puts back the state of optimizer and guard, once they exist.
-    """
-    options = task.resolved.options
-    model.to(machine.device)
-    if options.compile and can_compile(machine.device):
-        compile_blocks(model.blocks)
-    elif options.compile:
-        say("there is no C++ compiler here: the run goes on without torch.compile, and not bit for bit")
-    run.device = machine.device
-    run.summary = {
-        "model": options.model or "base",
-        "parameters": count_parameters(task.config).total,
-        "tokens_per_step": task.batches.tokens_per_step,
-        "context": task.config.context,
-        "precision": str(machine.dtype).removeprefix("torch."),
-        "machine": machine_info(run.path),
+    resolved = choose_optimization(resolved, config, expected, machine)
+    write_config(folder / CONFIG, resolved, "pretrain", band_of(resolved.options))
+    return {
+        "config": config.model_dump(mode="json"),
+        "base": str(base.folder.resolve()) if base else None,
+        "parents": [] if base is None else [{"path": str(base.folder.resolve()), "hash": base.hash}],
+        "data_hash": text.corpus.hash if text.corpus is not None else None,
     }
-    run.optimizer = Optimizer(model, optimizer_settings(options), machine.dtype)
-    if restore is not None:
-        restore(run)
-    train(run, task, model, run.optimizer, callbacks)
-
-
-def use_machine(options: PretrainOptions) -> Machine:
-    """Sets the threads, chooses device and dtype, and measures how fast they multiply."""
-    device = choose_device(options.device)
-    if options.threads is not None:  # torch's own default is the physical cores
-        torch.set_num_threads(options.threads)
-    if device.type == "cpu":
-        keep_freed_memory()
-    dtype, _ = choose_dtype(options.precision, device)
-    return Machine(device, dtype, matrix_peak(dtype, device))
 
 
 def open_base(resolved: Resolved[PretrainOptions]) -> Base | None:
@@ -264,61 +186,15 @@ def choose_config(
 def _expected_tokens(options: PretrainOptions, config: ModelConfig, n_tokens: int, machine: Machine) -> float:
     """About how many tokens the run will see, before anything is measured."""
     guess = 1 / (machine.peak * efficiency(config) / training_flops_per_token(config))
-    steps = count_steps(
-        1,
-        n_tokens,
-        guess,
-        max_steps=None,
-        max_epochs=options.max_epochs,
-        max_minutes=options.max_minutes,
-        max_train_tokens=options.max_train_tokens,
-    )
-    return steps.steps
+    return _count_steps(options, 1, n_tokens, guess).steps
 
 
-def measure_steps(
-    resolved: Resolved[PretrainOptions],
-    config: ModelConfig,
-    base: Base | None,
-    batches: TokenBatches,
-    machine: Machine,
-) -> tuple[Measured, Resolved[PretrainOptions]]:
-    """Times the step of this training, and settles whether it is compiled."""
-    options = resolved.options
-    assert options.micro_batch is not None
-    expected = _expected_tokens(options, config, batches.tokens_per_epoch, machine)
-    seconds = expected * training_flops_per_token(config) / (machine.peak * efficiency(config))
-    if options.max_steps is not None:
-        seconds = min(seconds, options.max_steps * seconds * batches.tokens_per_step / expected)
-    compile, why = want_compile(options.compile, machine.device, seconds)
-    measured = measure(
-        lambda: new_model(config, base, options.seed),
-        optimizer_settings(options),
-        NextToken(),
-        batches.batch(0),
-        micro_batch=options.micro_batch,
-        dtype=machine.dtype,
-        device=machine.device,
-        compile=compile,
-    )
-    if measured.note:
-        say(measured.note)
-    if base is None:
-        check_first_loss(measured.first_loss, config.vocab_size)
-    if options.compile is None:
-        resolved = resolved.derive("compile", measured.compiled, measured.note or why)
-    elif options.compile and not measured.compiled:
-        without = options.model_copy(update={"compile": False})
-        resolved = Resolved(without, resolved.sources, {**resolved.rules, "compile": measured.note or ""})
-    return measured, resolved
-
-
-def choose_steps(resolved: Resolved[PretrainOptions], batches: TokenBatches, seconds_per_step: float) -> Steps:
-    """The length of the run by the first budget that is reached."""
-    options = resolved.options
+def _count_steps(
+    options: PretrainOptions, tokens_per_step: int, tokens_per_epoch: int, seconds_per_step: float
+) -> Steps:
     return count_steps(
-        batches.tokens_per_step,
-        batches.tokens_per_epoch,
+        tokens_per_step,
+        tokens_per_epoch,
         seconds_per_step,
         max_steps=options.max_steps,
         max_epochs=options.max_epochs,
@@ -327,61 +203,60 @@ def choose_steps(resolved: Resolved[PretrainOptions], batches: TokenBatches, sec
     )
 
 
-def loop_settings(
-    resolved: Resolved[PretrainOptions],
-    config: ModelConfig,
-    steps: int,
-    machine: Machine,
-    begin: int = 0,
-) -> LoopSettings:
-    """What the loop must know; ``begin``: the step at which the schedule begins."""
-    options = resolved.options
-    assert options.log_every is not None
-    return LoopSettings(
-        steps=steps,
-        schedule=schedule_of(options, steps, begin),
+def measure_steps(task: Task, machine: Machine) -> tuple[Measured, str]:
+    """Times the step of this training, and settles whether it is compiled and why."""
+    options, config = task.resolved.options, task.config
+    assert isinstance(options.micro_batch, int)
+    expected = _expected_tokens(options, config, task.batches.tokens_per_epoch, machine)
+    seconds = expected * training_flops_per_token(config) / (machine.peak * efficiency(config))
+    if options.max_steps is not None:
+        seconds = min(seconds, options.max_steps * seconds * task.batches.tokens_per_step / expected)
+    compile, why = want_compile(options.compile, machine.device, seconds)
+    measured = measure(
+        task.new_model,
+        optimizer_settings(options),
+        NextToken(task.parallel.cross_entropy),
+        task.batches.batch(0),
         micro_batch=options.micro_batch,
-        clip=options.clip,
-        seed=options.seed,
-        log_every=options.log_every,
-        flops_per_token=float(training_flops_per_token(config)),
-        peak_flops=machine.peak,
+        parallel=task.parallel,
+        compile=compile,
+        dtype=machine.dtype,
     )
+    return measured, measured.note or why
 
 
-def schedule_of(options: PretrainOptions, steps: int, begin: int = 0) -> Schedule:
-    """The schedule over the steps from ``begin`` to ``steps``."""
-    assert options.schedule is not None and options.warmup is not None and options.final_lr is not None
-    warmup = min(options.warmup, (steps - begin) // 2)
-    decay = (
-        min(round(options.decay * (steps - begin)), steps - begin - warmup) if options.schedule == "trapezoid" else 0
+def _settle(
+    task: Task, machine: Machine, measured: Measured, compile_rule: str, folder: Path, confirm: Callable[[str], bool]
+) -> int:
+    """Length, pace and cost of the run, by its measured step; writes the options as they now are, returns the steps."""
+    resolved, config, options = task.resolved, task.config, task.resolved.options
+    assert isinstance(options.micro_batch, int)
+    if measured.note:
+        say(measured.note)
+    if task.base is None:
+        check_first_loss(measured.first_loss, config.vocab_size)
+    if options.compile is None:
+        resolved = resolved.derive("compile", measured.compiled, compile_rule)
+    elif options.compile and not measured.compiled:
+        without = options.model_copy(update={"compile": False})
+        resolved = Resolved(without, resolved.sources, {**resolved.rules, "compile": compile_rule})
+    batches, seconds = task.batches, measured.seconds_per_step
+    steps = _count_steps(options, batches.tokens_per_step, batches.tokens_per_epoch, seconds)
+    resolved = choose_pace(resolved, steps, seconds, task.shards, config, task.tokenizer)
+    cost = Cost(
+        count_parameters(config).total,
+        steps.steps * batches.tokens_per_step,
+        batches.epochs(steps.steps),
+        process_memory(options, config, machine),
+        checkpoint_bytes(config) * (options.keep + 2),  # beside the last ones: the best, the one before the decay
+        steps.steps * seconds,
     )
-    return Schedule(steps, warmup, options.schedule, options.final_lr, decay, begin)
-
-
-def optimizer_settings(options: PretrainOptions) -> OptimizerSettings:
-    """The optimizer's part of the options."""
-    assert options.optimizer is not None and options.lr is not None
-    return OptimizerSettings(
-        kind=options.optimizer,
-        lr=options.lr,
-        embedding_lr=options.embedding_lr,
-        beta1=options.beta1,
-        beta2=options.beta2,
-        weight_decay=options.weight_decay,
-    )
-
-
-def new_model(config: ModelConfig, base: Base | None, seed: int) -> Transformer:
-    """A fresh model from the seed, or the base's weights."""
-    if base is None:
-        return Transformer.initialised(config, seed)
-    model, _ = load_model(base.folder, dtype=torch.float32)
-    if config.dropout == base.config.dropout:
-        return model
-    changed = Transformer(config)
-    changed.load_state_dict(model.state_dict(), assign=True)
-    return changed
+    check_disk(folder, cost.disk)
+    explain(resolved, config, steps, cost)
+    if cost.seconds > DAY and not confirm("Start it?"):
+        raise UserError(Problem("not started", mend="a smaller --model, or --max-minutes"))
+    write_config(folder / CONFIG, resolved, "pretrain", band_of(resolved.options))
+    return steps.steps
 
 
 def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Steps, cost: Cost) -> None:
@@ -397,33 +272,31 @@ def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Ste
         )
 
 
-def _dry_run(
-    resolved: Resolved[PretrainOptions], text: Text, base: Base | None, machine: Machine, folder: Path
-) -> DryRun:
+def _dry_run(resolved: Resolved[PretrainOptions]) -> DryRun:
     """Everything up to the first step but the shards: the tokenizer is trained in memory, tokens are estimated."""
+    world = World(size=resolved.options.processes or 1, local_size=resolved.options.processes or 1)
+    machine = use_machine(resolved.options, World())
+    machine = replace(machine, world=world)
+    base = open_base(resolved)
+    check_reading(resolved)
+    text = read_text(resolved.options)
+    say(text.rule)
+    folder = Path(resolved.options.out or default_folder(resolved.options))
     tokenizer, resolved = choose_tokenizer(resolved, text, base.folder if base else None, folder / TOKENIZER)
     n_tokens = text.estimated_tokens(tokenizer.vocab_size)
     config, resolved = choose_config(resolved, base, tokenizer.vocab_size, n_tokens, machine.peak)
     expected = _expected_tokens(resolved.options, config, n_tokens, machine)
-    resolved = choose_optimization(resolved, config, expected, machine.dtype, machine.device)
+    resolved = choose_optimization(resolved, config, expected, machine)
     options = resolved.options
-    assert options.batch_tokens is not None and options.micro_batch is not None
+    assert options.batch_tokens is not None
     speed = machine.peak * efficiency(config) / training_flops_per_token(config)
-    steps = count_steps(
-        options.batch_tokens,
-        n_tokens,
-        options.batch_tokens / speed,
-        max_steps=options.max_steps,
-        max_epochs=options.max_epochs,
-        max_minutes=options.max_minutes,
-        max_train_tokens=options.max_train_tokens,
-    )
+    steps = _count_steps(options, options.batch_tokens, n_tokens, options.batch_tokens / speed)
     tokens = steps.steps * options.batch_tokens
     cost = Cost(
         count_parameters(config).total,
         tokens,
         tokens / n_tokens,
-        training_memory(config, options.micro_batch * config.context, machine.dtype),
+        process_memory(options, config, machine),
         checkpoint_bytes(config) * (options.keep + 2),
         tokens / speed,
     )

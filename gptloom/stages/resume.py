@@ -3,75 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import gptloom
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.options import BudgetOptions
+from gptloom.config.options import DurabilityOptions, ParallelOptions, option_fields
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
-from gptloom.config.recipes import load_recipe
-from gptloom.config.resolve import Resolved, read_config, resolve, write_config
+from gptloom.config.resolve import Resolved, resolve, write_config
 from gptloom.data.batches import TokenBatches
-from gptloom.data.built import TrainingShards, check_tokenizer
+from gptloom.data.built import check_tokenizer
 from gptloom.model.reference import finished_checkpoints, is_run
 from gptloom.model.store import load_model, read_lineage
+from gptloom.model.store import read_config as read_model_config
 from gptloom.observe.events import read_events
 from gptloom.observe.terminal import say
+from gptloom.stages.claim import Claim
 from gptloom.stages.derive import Steps, count_steps
-from gptloom.stages.pretrain import CONFIG, loop_settings, pretrain, schedule_of, start, use_machine
-from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
+from gptloom.stages.joining import asks_for_processes, join_training, launched
+from gptloom.stages.machine import use_machine
+from gptloom.stages.pretrain import train_in
+from gptloom.stages.settings import loop_settings, schedule_of
+from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task, stored_options
+from gptloom.stages.text import DATA, reopen_shards
 from gptloom.stages.trained import TrainedRun
-from gptloom.stages.training import Task, data_identity
-from gptloom.tokenizer.load import load_tokenizer
-from gptloom.train.checkpoint import MODEL, read_checkpoint, restore
+from gptloom.stages.training import checkpoint_facts, start
+from gptloom.train.assemble import model_from
+from gptloom.train.checkpoint import MODEL, read_checkpoint
+from gptloom.train.rollback import not_taken_back
 from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state
+from gptloom.train.world import World
 
 
 def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) -> TrainedRun:
     """Continues the run of ``resolved.options.run``; budgets given here extend a finished one.
 
-    Raises UserError when the folder is no run, holds no sound checkpoint, or there is nothing left to do.
+    It may go on with other processes than before. Raises UserError when the folder is no run, holds no sound
+    checkpoint, or there is nothing left to do.
     """
     folder = Path(resolved.options.run)
     if not folder.is_dir() or not is_run(folder):
         raise UserError(Problem("not a run folder", str(folder), "gptloom runs"))
-    stored = Resolved.from_dict(PretrainOptions, read_config(folder / CONFIG), str(folder / CONFIG))
-    options = stored.options.model_copy(update={"quiet": resolved.options.quiet})
-    stored = Resolved(options, stored.sources, stored.rules)
+    options = _as_asked(stored_options(folder), resolved).options
+    if asks_for_processes(options):
+        return launched("resume", resolved, options, str(folder), callbacks)
+    with join_training(options) as world:
+        return go_on(world, resolved, callbacks)
+
+
+def started_others(resolved: Resolved[ResumeOptions]) -> bool:
+    """Whether ``resume`` with these options works in processes of its own, which say how it ended."""
+    folder = Path(resolved.options.run)
+    return asks_for_processes(_as_asked(stored_options(folder), resolved).options)
+
+
+def go_on(world: World, resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook]) -> TrainedRun:
+    """``resume`` in every process of ``world``."""
+    folder = Path(resolved.options.run)
+    plan = world.first_does(lambda: _plan(resolved, folder))
+    if plan["at"] is None:
+        say("the run was broken off before its first checkpoint: it starts again")
+        again = _from_the_start(stored_options(folder), resolved, folder)
+        with Claim(folder, overwrite=True) as claim:
+            return train_in(world, again, claim, callbacks, confirm=lambda question: True)
+    stored = _as_asked(stored_options(folder), resolved)
+    checkpoint, document = finished_checkpoints(folder)[plan["at"]], plan["document"]
+    options = stored.options.model_copy(update={"precision": _precision_of(document)})
+    machine = use_machine(options, world)
+    task = replace(open_task(folder, machine, plan["found"]), resolved=stored)
+    world.first_does(lambda: _compare_with(document["facts"], task, folder))
+    settings = loop_settings(stored.options, task.config, plan["steps"], machine.peak, plan["begin"])
+    run = Run(folder, settings, RunState(**{**document["run"], "begin": plan["begin"]}), task.parallel)
+    model = model_from(load_model(checkpoint / MODEL)[0].state_dict().items(), task.config, task.parallel, task.dtype)
+    start(run, task, model, callbacks, (checkpoint, document))
+    return TrainedRun(folder)
+
+
+def _plan(resolved: Resolved[ResumeOptions], folder: Path) -> dict[str, Any]:
+    """Where to go on and how far, as JSON; an extension is written into the run's options."""
+    stored = stored_options(folder)
     before = read_state(folder)
     kept = finished_checkpoints(folder)
     if not kept:
-        say("the run was broken off before its first checkpoint: it starts again")
-        return _start_again(stored, resolved, folder, callbacks)
-    steps = _wanted_steps(resolved.options, options, folder, before)
+        return {"at": None}
+    kept = not_taken_back(kept, read_events(folder / EVENTS))
+    steps = _wanted_steps(resolved.options, stored.options, folder, before)
     if before.state == "finished" and before.step >= steps.steps:
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
         raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
-    at, begin = _where_to_go_on(options, before, steps, kept)
+    at, begin = _where_to_go_on(stored.options, before, steps, kept)
     document = read_checkpoint(kept[at])
     if steps.steps != before.steps:
         stored = _extended(stored, steps)
-        options = stored.options
-        write_config(folder / CONFIG, stored, "pretrain", load_recipe(options.recipe).band if options.recipe else ())
-    machine = use_machine(options.model_copy(update={"precision": _precision_of(document)}))
-    shards = reopen_shards(options, folder / DATA)
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    for tokens, _ in shards.train:
-        check_tokenizer(tokens, tokenizer)
-    model, config = load_model(kept[at] / MODEL, dtype=torch.float32)
-    _compare_with(document["facts"], shards, folder)
-    assert options.batch_tokens is not None
-    batches = TokenBatches(shards.train, config.context, options.batch_tokens // config.context, options.seed)
-    lineage = read_lineage(kept[at] / MODEL).get("lineage", {})
-    parents = [{**p, "path": str((kept[at] / MODEL / p["path"]).resolve())} for p in lineage.get("parents", [])]
-    task = Task(stored, config, tokenizer, shards, batches, machine.dtype, parents, lineage.get("data_hash"))
-    settings = loop_settings(stored, config, steps.steps, machine, begin)
-    run = Run(folder, settings, RunState(**{**document["run"], "begin": begin}))
-    start(run, task, machine, model, callbacks, restore=lambda run: restore(run, kept[at], document))
-    return TrainedRun(folder)
+        write_config(folder / CONFIG, stored, "pretrain", band_of(stored.options))
+    model = kept[at] / MODEL
+    lineage = read_lineage(model).get("lineage", {})
+    found = {
+        "config": read_model_config(model).model_dump(mode="json"),
+        "base": None,
+        "parents": [{**p, "path": str((model / p["path"]).resolve())} for p in lineage.get("parents", [])],
+        "data_hash": lineage.get("data_hash"),
+    }
+    return {"at": at, "begin": begin, "steps": steps.steps, "document": document, "found": found}
+
+
+def _as_asked(stored: Resolved[PretrainOptions], now: Resolved[ResumeOptions]) -> Resolved[PretrainOptions]:
+    """The stored options with what was given now about this machine, its processes and what is shown."""
+    names = (*ParallelOptions.model_fields, *DurabilityOptions.model_fields, "threads")
+    given = {name: getattr(now.options, name) for name in names if now.given(name)}
+    if "nodes" in given or "processes" in given:
+        given = {"nodes": [], **given}
+    options = stored.options.model_copy(update={**given, "quiet": now.options.quiet})
+    return Resolved(options, stored.sources, stored.rules)
 
 
 def _extended(stored: Resolved[PretrainOptions], steps: Steps) -> Resolved[PretrainOptions]:
@@ -81,16 +124,15 @@ def _extended(stored: Resolved[PretrainOptions], steps: Steps) -> Resolved[Pretr
     return Resolved(options, {**stored.sources, "max_steps": "derived"}, {**stored.rules, "max_steps": rule})
 
 
-def _start_again(
-    stored: Resolved[PretrainOptions], now: Resolved[ResumeOptions], folder: Path, callbacks: Sequence[Hook]
-) -> TrainedRun:
-    """The same training from the first step, by what was given at the time and the budgets given now."""
+def _from_the_start(
+    stored: Resolved[PretrainOptions], now: Resolved[ResumeOptions], folder: Path
+) -> Resolved[PretrainOptions]:
+    """The same training from the first step, by what was given at the time and what is given now."""
     given = {name: setting.value for name, setting in stored.settings().items() if stored.given(name)}
-    budgets = {name: getattr(now.options, name) for name in BudgetOptions.model_fields if now.given(name)}
-    again = resolve(PretrainOptions, {**given, **budgets, "out": str(folder), "overwrite": True})
-    result = pretrain(again, callbacks)
-    assert isinstance(result, TrainedRun)
-    return result
+    mine = {name: now.options.option(name) for name in option_fields(ResumeOptions) if now.given(name)}
+    del mine["run"]
+    mine.pop("json", None)
+    return resolve(PretrainOptions, {**given, **mine, "out": str(folder), "overwrite": True})
 
 
 def _wanted_steps(given: ResumeOptions, options: PretrainOptions, folder: Path, before: RunState) -> Steps:
@@ -137,15 +179,18 @@ def _precision_of(document: dict[str, Any]) -> str:
     return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[document["facts"]["precision"]]
 
 
-def _compare_with(facts: dict[str, Any], shards: TrainingShards, folder: Path) -> None:
+def _compare_with(facts: dict[str, Any], task: Task, folder: Path) -> None:
     """UserError when the data is not what the checkpoint was trained on; a word about what only costs the last bit."""
-    if facts["data"] != data_identity(shards):
+    for tokens, _ in task.shards.train:
+        check_tokenizer(tokens, task.tokenizer)
+    if facts["data"] != data_identity(task.shards):
         what = "the token shards have changed since the checkpoint was made"
         mend = f"put the old ones back, or train on the new ones: gptloom pretrain {folder} --data ..."
         raise UserError(Problem(what, str(folder / DATA), mend))
-    now = {"threads": torch.get_num_threads(), "torch": torch.__version__, "gptloom": gptloom.__version__}
-    for name, value in now.items():
-        if facts[name] != value:
+    now = checkpoint_facts(task)
+    for name in ("threads", "torch", "gptloom", "processes", "parallel"):
+        if name in facts and facts[name] != now[name]:
             say(
-                f"{name} changed since the checkpoint ({facts[name]}, now {value}): the run goes on, but not bit for bit"
+                f"{name} changed since the checkpoint ({facts[name]}, now {now[name]}): "
+                "the run goes on, but not bit for bit"
             )

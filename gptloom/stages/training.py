@@ -2,74 +2,83 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import gptloom
-from gptloom.config.model import ModelConfig
-from gptloom.config.pretrain import PretrainOptions
-from gptloom.config.resolve import Resolved
 from gptloom.data.batch import Batch
-from gptloom.data.batches import TokenBatches, eval_batches
-from gptloom.data.built import TrainingShards
+from gptloom.data.batches import eval_batches
 from gptloom.evaluation.perplexity import id_bytes
 from gptloom.generation.language_model import LanguageModel
+from gptloom.model.counting import count_parameters
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
-from gptloom.model.vocab_head import cross_entropy
+from gptloom.observe.events import read_events
+from gptloom.observe.machine import machine_info
 from gptloom.observe.readers import make_readers
-from gptloom.observe.terminal import ProgressReader
-from gptloom.stages.band import Band, Row
+from gptloom.observe.terminal import ProgressReader, say
+from gptloom.stages.band import Band
+from gptloom.stages.settings import optimizer_settings
+from gptloom.stages.task import Task, data_identity
 from gptloom.tokenizer import Tokenizer
-from gptloom.train.checkpoint import masters_state, save_checkpoint
+from gptloom.train.checkpoint import masters_state, restore, save_checkpoint
+from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.hooks import Evaluate, Patience, Save, due
 from gptloom.train.loop import fit
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer
-from gptloom.train.run import Hook, Run
+from gptloom.train.reproducible import record
+from gptloom.train.rollback import WayBack
+from gptloom.train.run import EVENTS, Hook, Run
 from gptloom.train.validation import Validation, validate
 
 FINAL = "final"
 Reader = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Task:
-    """Everything a pretraining is made of, once all options have a value."""
-
-    resolved: Resolved[PretrainOptions]
-    config: ModelConfig
-    tokenizer: Tokenizer
-    shards: TrainingShards
-    batches: TokenBatches
-    dtype: torch.dtype
-    parents: list[dict[str, str]]  # of the lineage: path and content hash
-    data_hash: str | None
-    band: Sequence[Row] = ()  # validation losses to expect, of the recipe
-
-
-def data_identity(shards: TrainingShards) -> list[list[Any]]:
-    """What a checkpoint remembers of its training shards: sizes, weights and the ids at both ends, by checksum."""
-    described = []
-    for tokens, weight in shards.train:
-        ends = [tokens.read(start, min(4096, tokens.n_tokens)) for start in (0, max(0, tokens.n_tokens - 4096))]
-        digest = hashlib.sha256(b"".join(end.tobytes() for end in ends)).hexdigest()
-        described.append([tokens.n_tokens, weight, digest])
-    return described
+def start(
+    run: Run,
+    task: Task,
+    model: Transformer,
+    callbacks: Sequence[Hook],
+    checkpoint: tuple[Path, dict[str, Any]] | None = None,
+) -> None:
+    """Trains ``model`` from where ``run`` stands; of a ``checkpoint`` (folder, document) all values are put in first."""
+    options, parallel = task.resolved.options, task.parallel
+    if options.compile and can_compile(parallel.device):
+        compile_blocks(model.blocks)
+    elif options.compile:
+        say("there is no C++ compiler here: the run goes on without torch.compile, and not bit for bit")
+    run.save_on_signal = list(options.save_on_signal)
+    run.summary = {
+        "model": options.model or "base",
+        "parameters": count_parameters(task.config).total,
+        "tokens_per_step": task.batches.tokens_per_step,
+        "context": task.config.context,
+        "precision": str(task.dtype).removeprefix("torch."),
+        "processes": parallel.world.size,
+        "parallel": parallel.sentence(),
+        "machine": machine_info(run.path),
+        "repeat": record(options.seed, {"tokenizer": task.tokenizer.hash, "data": task.data_hash}),
+    }
+    run.optimizer = Optimizer(model, optimizer_settings(options), task.dtype, parallel)
+    if checkpoint is not None:
+        restore(run, *checkpoint)
+    train(run, task, model, run.optimizer, callbacks)
 
 
 def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callbacks: Sequence[Hook] = ()) -> None:
     """Trains to the end of ``run``, then writes ``final/``. Hooks come in the order listed here, callbacks last."""
     options = task.resolved.options
-    readers: list[Any] = [ProgressReader()] if not options.quiet else []
-    readers += make_readers([name for name in options.log if name != "none"], run.path)
+    readers: list[Any] = []
+    if run.world.first:
+        readers += [ProgressReader()] if not options.quiet else []
+        readers += make_readers([name for name in options.log if name != "none"], run.path)
     # The order in which they work: what is measured first, what depends on it after, what only looks on last.
     hooks: list[Hook] = []
     assert options.eval_every is not None and options.save_every is not None
@@ -85,8 +94,9 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
         hooks.append(Band(task.band, str(options.recipe)))
     hooks += [_shown_to(reader) for reader in readers]
     run.describe = lambda batch: describe_worst(run, task.tokenizer, batch)
+    run.way_back = WayBack(task.batches, restore, read_events(run.path / EVENTS))
     try:
-        fit(run, NextToken(), task.batches.batch, model, optimizer, [*hooks, *callbacks])
+        fit(run, NextToken(run.parallel.cross_entropy), run.way_back.batch, model, optimizer, [*hooks, *callbacks])
     finally:
         for reader in readers:
             reader.close()
@@ -104,16 +114,22 @@ def _finish(task: Task) -> Hook:
 
 def save(run: Run, task: Task) -> None:
     """A checkpoint of the present step."""
-    facts = {
+    save_checkpoint(run, lambda folder: write_model(run, task, folder), checkpoint_facts(task))
+
+
+def checkpoint_facts(task: Task) -> dict[str, Any]:
+    """What a run that goes on from a checkpoint compares itself with."""
+    return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "gptloom": gptloom.__version__,
         "compile": bool(task.resolved.options.compile),
         "precision": str(task.dtype).removeprefix("torch."),
+        "processes": task.parallel.world.size,
+        "parallel": task.parallel.sentence(),
         "tokenizer": task.tokenizer.hash,
         "data": data_identity(task.shards),
     }
-    save_checkpoint(run, lambda folder: write_model(run, task, folder), facts)
 
 
 def write_model(run: Run, task: Task, folder: Path) -> None:
@@ -139,7 +155,15 @@ def _validator(task: Task) -> Callable[[Run], Validation]:
 
     def held_out(run: Run) -> Validation:
         batches = eval_batches(valid, task.config.context, rows)
-        return validate(NextToken(), run.model, batches, id_bytes=sizes, limit=options.limit_batches, device=run.device)
+        return validate(
+            NextToken(run.parallel.cross_entropy),
+            run.model,
+            batches,
+            id_bytes=sizes,
+            limit=options.limit_batches,
+            device=run.device,
+            parallel=run.parallel,
+        )
 
     return held_out
 
@@ -154,7 +178,9 @@ def describe_worst(run: Run, tokenizer: Tokenizer, batch: Batch, rows: int = 3, 
         micro = micro.to(run.device)
         hiddens = run.model.hidden(micro.ids)
         losses += [
-            float(cross_entropy(hidden, run.model.head_weight, targets, cap=run.model.config.logit_softcap))
+            float(
+                run.parallel.cross_entropy(hidden, run.model.head_weight, targets, cap=run.model.config.logit_softcap)
+            )
             / len(targets)
             for hidden, targets in zip(hiddens, micro.targets, strict=True)
         ]

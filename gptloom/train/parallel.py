@@ -57,7 +57,7 @@ class Parallel:
         self.tensor, self.offload, self.recompute = tensor, offload, recompute
         self.sharded = strategy in ("fsdp", "hsdp") or tensor > 1
         self.mesh: DeviceMesh | None = None
-        _check(world, strategy, device, tensor, offload)
+        check_world(world, strategy, device, tensor, offload)
         self.data_size, self.data_rank = world.size // tensor, world.rank // tensor
         self.shards = {"fsdp": self.data_size, "hsdp": world.local_size // tensor}.get(strategy, 1)
         if world.size > 1:
@@ -86,19 +86,10 @@ class Parallel:
     # ---- batches -----------------------------------------------------------------------------------------------------
 
     def own_rows(self, batch: Batch) -> Batch:
-        """This process's rows of a global batch, which must divide (``check_rows``)."""
+        """This process's rows of a global batch, whose number must divide (``check_rows``)."""
         if self.data_size == 1:
             return batch
         return batch.split(len(batch.ids) // self.data_size)[self.data_rank]
-
-    def check_rows(self, rows: int, row_tokens: int) -> None:
-        """UserError, with the nearest sizes that do, when ``rows`` of a batch do not divide among the processes."""
-        if rows % self.data_size == 0:
-            return
-        below = max(1, rows // self.data_size) * self.data_size
-        what = f"{self.data_size} processes cannot share a batch of {rows} rows of {row_tokens} tokens evenly"
-        fitting = max(n for n in range(1, self.data_size) if rows % n == 0) * self.tensor
-        raise UserError(Problem(what, mend=f"--batch-tokens {below * row_tokens}, or {fitting} processes"))
 
     def sum(self, values: list[float]) -> list[float]:
         """The sum of each value over all shares of a batch."""
@@ -268,14 +259,25 @@ def check_heads(config: ModelConfig, tensor: int) -> None:
         raise UserError(Problem(what, mend=f"--tensor-parallel {' or '.join(map(str, fitting))}"))
 
 
-def _check(world: World, strategy: Strategy, device: torch.device, tensor: int, offload: bool) -> None:
+def check_rows(rows: int, row_tokens: int, shares: int) -> None:
+    """UserError, with the nearest numbers that do, when ``rows`` of a batch do not divide into ``shares``."""
+    if rows % shares == 0:
+        return
+    nearest_rows = max(1, round(rows / shares)) * shares
+    fitting = max(n for n in range(1, shares) if rows % n == 0)
+    what = f"{shares} processes cannot share a batch of {rows} rows of {row_tokens} tokens evenly"
+    raise UserError(Problem(what, mend=f"--batch-tokens {nearest_rows * row_tokens}, or {fitting} processes"))
+
+
+def check_world(world: World, strategy: str | None, device: torch.device, tensor: int, offload: bool) -> None:
+    """UserError when the processes of ``world`` cannot share a model that way."""
     problems = []
-    if strategy != "one" and world.size == 1 or tensor > 1 and world.size == 1:
+    if world.size == 1 and (strategy not in (None, "one") or tensor > 1):
         problems.append(Problem("there is only one process to share the model", mend="--processes 2"))
     elif world.size % tensor:
         fitting = [str(n) for n in range(1, world.size + 1) if world.size % n == 0]
         what = f"{world.size} processes do not divide into groups of --tensor-parallel {tensor}"
-        problems.append(Problem(what, mend=f"--tensor-parallel {', '.join(fitting)}"))
+        problems.append(Problem(what, mend=f"--tensor-parallel {' or '.join(fitting)}"))
     if strategy == "hsdp" and (world.local_size == world.size or world.local_size % tensor):
         what = "--strategy hsdp shards within each of several machines, and there is one"
         problems.append(Problem(what, mend="--strategy fsdp"))

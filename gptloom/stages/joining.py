@@ -1,0 +1,87 @@
+"""How a stage becomes several processes: starting them, meeting, and comparing what each was started with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.errors import EndedElsewhere, Problem, UserError
+from gptloom.config.options import option_fields
+from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.resolve import Resolved
+from gptloom.observe.terminal import terminal
+from gptloom.stages.trained import TrainedRun
+from gptloom.train.launch import is_worker, launch
+from gptloom.train.run import Hook
+from gptloom.train.world import World, join_world
+
+
+def asks_for_processes(options: PretrainOptions) -> bool:
+    """Whether processes are to be started that do not run yet."""
+    return not is_worker() and ((options.processes or 1) > 1 or bool(options.nodes))
+
+
+def speaks() -> bool:
+    """Whether this process tells the user how a training ended: of several, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launched(
+    command: str, asked: Resolved[Any], options: PretrainOptions, folder: str, callbacks: Sequence[Hook]
+) -> TrainedRun:
+    """Runs ``gptloom COMMAND`` with the options that were ``asked`` for in processes of its own, and waits for them.
+
+    UserError when there are callbacks, which cannot be handed to other processes; EndedElsewhere with the exit code
+    when the training failed there, where it was said why.
+    """
+    if callbacks:
+        what = "callbacks cannot be sent to other processes"
+        mend = "start your own script with torchrun, without processes and nodes: every process then has them"
+        raise UserError(Problem(what, mend=mend))
+    code = launch(
+        [*command.split(), *_as_arguments(asked, folder)],
+        processes=options.processes or 1,
+        nodes=options.nodes,
+        port=options.port,
+        elastic=options.elastic,
+        timeout=options.timeout,
+        device=options.device,
+        threads=options.threads,
+        save_on_signal=options.save_on_signal,
+    )
+    if code:
+        raise EndedElsewhere(code)
+    return TrainedRun(Path(folder))
+
+
+def _as_arguments(asked: Resolved[Any], folder: str) -> list[str]:
+    """The command line of the options that were given, and of the folder, whose default name has the time in it."""
+    arguments: list[str] = []
+    for name in option_fields(type(asked.options)):
+        value = asked.options.option(name)
+        if name == "out":
+            arguments += ["--out", folder]
+        elif not asked.given(name):
+            continue
+        elif name in ("base", "run"):
+            arguments.insert(0, str(value))
+        elif isinstance(value, bool):
+            arguments.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return arguments
+
+
+@contextmanager
+def join_training(options: PretrainOptions) -> Iterator[World]:
+    """The world of this process; in all but the first, messages are silent."""
+    with join_world(options.timeout) as world:
+        was_quiet, terminal.quiet = terminal.quiet, terminal.quiet or not world.first
+        try:
+            yield world
+        finally:
+            terminal.quiet = was_quiet
