@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gptloom.train.checkpoint import prune
+from gptloom.train.rollback import checkpoints_before_trouble
 from gptloom.train.run import Run
 from gptloom.train.validation import Validation
 
@@ -63,7 +64,8 @@ class Patience:
 class Save:
     """A checkpoint every ``every`` steps, at the end and when the run is asked to stop.
 
-    Kept are the last ``keep_last``, the best, and the one before a trapezoid comes down, from which a run is extended.
+    Kept are the last ``keep_last``, the best, the one before a trapezoid comes down, from which a run is extended, and
+    while updates are refused the one before them, to which the run may go back.
     """
 
     def __init__(self, save: Callable[[Run], object], every: int, keep_last: int = 2) -> None:
@@ -75,5 +77,5 @@ class Save:
         decay_begins = event["type"] == "train" and run.state.step == stable_end
         if due(event, run, self.every) or best_now or decay_begins or event["type"] == "closing":
             self.save(run)
-            prune(run.path, self.keep_last, {run.state.best_step, stable_end})
+            prune(run.path, self.keep_last, {run.state.best_step, stable_end, *checkpoints_before_trouble(run)[:1]})
             run.write_state()

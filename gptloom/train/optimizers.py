@@ -125,10 +125,15 @@ class Optimizer:
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of ``state_tensors``. ValueError when names or shapes don't belong to this optimizer."""
+        """The inverse of ``state_tensors``: all that was remembered before is forgotten.
+
+        ValueError when names or shapes don't belong to this optimizer.
+        """
         unknown = {key for key in tensors if key.rsplit("/", 1)[0] not in self.trained}
         if unknown:
             raise ValueError(f"optimizer state for unknown parameters: {', '.join(sorted(unknown)[:3])}")
+        for part in self._parts:
+            part.state.clear()
         owner = {id(p): part for part in self._parts for group in part.param_groups for p in group["params"]}
         for key, value in tensors.items():
             name, quantity = key.rsplit("/", 1)
