@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,9 +19,12 @@ import torch
 import torch.distributed as dist
 
 from gptloom.config.errors import EndedElsewhere, GuardStop, Problem, UserError
+from gptloom.train.network import interface_towards
 
 Document = Any  # what JSON can hold
 FOREVER = timedelta(days=365)  # a process that dies is noticed by the launcher and the watchdog, not by impatience
+MARGIN = 60.0  # seconds that a collective is given beyond the timeout, so that the watchdog can say first who hangs
+PARTING = timedelta(seconds=5)  # in which the others may still hear from the first process what it said last
 
 
 @dataclass
@@ -159,17 +162,19 @@ def _exit_code(error: BaseException) -> int:
 def join_world(timeout: float = 600.0) -> Iterator[World]:
     """The world this process was started into by ``torchrun`` or ``--processes``: one alone where it was not.
 
-    ``timeout``, in seconds, is how long a collective and the meeting itself may take. UserError when the processes do
-    not find each other. The process group is always destroyed.
+    ``timeout``, in seconds, is how long the meeting may take, and a collective little longer. UserError when the
+    processes do not find each other. The process group is always destroyed.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         yield World(restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
         return
     meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    _choose_interface()
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+        limit = timedelta(seconds=timeout + MARGIN)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     except (RuntimeError, ValueError, OSError) as error:  # torch's own kinds of a failed meeting derive from these
         what = f"the processes of this training did not meet at {meeting}: {str(error).splitlines()[0]}"
         mend = "check that the name resolves, that the port is free there and open between the hosts"
@@ -184,4 +189,23 @@ def join_world(timeout: float = 600.0) -> Iterator[World]:
             store=store,
         )
     finally:
+        _part(store, rank, size)
         dist.destroy_process_group()
+
+
+def _choose_interface() -> None:
+    """Lets gloo listen where the others can reach this process (``launch`` has chosen already, ``torchrun`` has not)."""
+    address = os.environ.get("MASTER_ADDR", "")
+    interface = interface_towards(address) if address else None
+    elsewhere = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+    if interface is not None and not (interface == "lo" and elsewhere):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
+def _part(store: dist.Store, rank: int, size: int) -> None:
+    """The first process, which keeps the store, leaves last: what it said last would else be lost."""
+    with suppress(RuntimeError):  # one that ended before says nothing
+        if rank:
+            store.set(f"gptloom/parted/{rank}", "")
+        else:
+            store.wait([f"gptloom/parted/{other}" for other in range(1, size)], PARTING)
