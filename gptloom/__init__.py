@@ -17,6 +17,8 @@ _PUBLIC = {
     "fit": "gptloom.train.loop:fit",
     "pretrain": "gptloom.cli.pretrain:pretrain",
     "resume": "gptloom.cli.pretrain:resume",
+    "rerun": "gptloom.cli.verify:rerun",
+    "verify_resume": "gptloom.cli.verify:verify_resume",
     "quickstart": "gptloom.cli.quickstart:quickstart",
     "generate": "gptloom.cli.generate:generate",
     "evaluate": "gptloom.cli.evaluate:evaluate",

@@ -59,6 +59,8 @@ TABLE = (
     Entry("doctor", "what this machine can do, what is missing, what to install", "doctor", "Start"),
     Entry("pretrain", "train a GPT on text files, or go on training one", "pretrain", "Train"),
     Entry("resume", "continue a run where it stopped, or extend a finished one", "pretrain", "Train"),
+    Entry("rerun", "repeat a finished run, and prove that the same comes out", "verify", "Train"),
+    Entry("verify-resume", "prove on this machine that a killed training goes on to the bit", "verify", "Train"),
     Entry("generate", "let a model write", "generate", "Use"),
     Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
     Entry("tokenizer train", "train a tokenizer on text", "tokenizer", "Prepare"),

@@ -95,12 +95,21 @@ class Attempt:
         """A signal to the process that was started, and not to what it has started."""
         self._process.send_signal(number)
 
+    def wait_for(self, moment: Moment, seconds: float) -> bool:
+        """Returns True when the moment has come, False when the process has ended; AttemptFailed after ``seconds``."""
+        while self._process.poll() is None:
+            if self._has_come(moment):
+                return True
+            self._still_within(seconds)
+            time.sleep(POLL)
+        return False
+
     def kill_at(self, moment: Moment, seconds: float) -> tuple[Phase, int] | None:
         """Waits for the moment and kills; what was hit, or None when the training ended before.
 
         AttemptFailed when it ended badly or did neither for ``seconds``.
         """
-        while self._wait_for(moment, seconds):
+        while self.wait_for(moment, seconds):
             time.sleep(moment.delay)
             self._halt()
             if moment.delay or self._has_come(moment):  # else it went on between the look and the halt
@@ -153,15 +162,6 @@ class Attempt:
             case "end":
                 return "ended"
         return "training"
-
-    def _wait_for(self, moment: Moment, seconds: float) -> bool:
-        """Whether the moment has come; False when the process has ended."""
-        while self._process.poll() is None:
-            if self._has_come(moment):
-                return True
-            self._still_within(seconds)
-            time.sleep(POLL)
-        return False
 
     def _has_come(self, moment: Moment) -> bool:
         if self._begins and not (self.run / STATE).exists():  # before there is a run there is none to go on with

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -102,7 +103,7 @@ def test_every_public_name_leads_somewhere(name: str) -> None:
 
 
 def test_every_command_has_its_python_twin() -> None:
-    assert {row.name.replace(" ", "_") for row in TABLE} <= set(gptloom._PUBLIC)
+    assert {re.sub("[ -]", "_", row.name) for row in TABLE} <= set(gptloom._PUBLIC)
 
 
 def test_no_sub_package_bears_the_name_of_a_public_function() -> None:
