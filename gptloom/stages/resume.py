@@ -14,7 +14,7 @@ from gptloom.config.resolve import Resolved, resolve, write_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import check_tokenizer
 from gptloom.model.reference import finished_checkpoints, is_run
-from gptloom.model.store import load_model, read_lineage
+from gptloom.model.store import read_lineage
 from gptloom.model.store import read_config as read_model_config
 from gptloom.observe.events import read_events
 from gptloom.observe.terminal import say
@@ -28,7 +28,7 @@ from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task,
 from gptloom.stages.text import DATA, reopen_shards
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import checkpoint_facts, start
-from gptloom.train.assemble import model_from
+from gptloom.train.assemble import empty_model
 from gptloom.train.checkpoint import MODEL, read_checkpoint
 from gptloom.train.rollback import not_taken_back
 from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state
@@ -74,7 +74,7 @@ def go_on(world: World, resolved: Resolved[ResumeOptions], callbacks: Sequence[H
     world.first_does(lambda: _compare_with(document["facts"], task, folder))
     settings = loop_settings(stored.options, task.config, plan["steps"], machine.peak, plan["begin"])
     run = Run(folder, settings, RunState(**{**document["run"], "begin": plan["begin"]}), task.parallel)
-    model = model_from(load_model(checkpoint / MODEL)[0].state_dict().items(), task.config, task.parallel, task.dtype)
+    model = empty_model(task.config, task.parallel, task.dtype)
     start(run, task, model, callbacks, (checkpoint, document))
     return TrainedRun(folder)
 

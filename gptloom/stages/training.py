@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 import gptloom
+from gptloom.config.generate import SamplingOptions
 from gptloom.data.batch import Batch
 from gptloom.data.batches import eval_batches
 from gptloom.evaluation.perplexity import id_bytes
 from gptloom.generation.language_model import LanguageModel
+from gptloom.generation.plain import write_plainly
 from gptloom.model.counting import count_parameters
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
@@ -200,9 +202,12 @@ class Sample:
             return
         assert isinstance(run.model, Transformer)
         run.model.eval()
-        writer = LanguageModel(run.model, self.tokenizer)
+        options = SamplingOptions(max_tokens=self.tokens, temperature=0.8, seed=self.seed)
         for prompt in self.prompts:
-            text = str(writer.generate(prompt, max_tokens=self.tokens, temperature=0.8, seed=self.seed))
+            if run.parallel.sharded:  # all processes write together
+                text = write_plainly(run.model, self.tokenizer, prompt, options, run.device)
+            else:
+                text = str(next(LanguageModel(run.model, self.tokenizer).complete([prompt], options))[0])
             run.emit("sample", prompt=prompt, text=text)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -17,6 +18,7 @@ from gptloom.stages.preflight import Cost, check_disk, check_first_loss, check_m
 from gptloom.train import compiling
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import OptimizerSettings
+from gptloom.train.parallel import Parallel
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(vocab_size=29, context=12, n_layer=2, n_head=2, d_model=16, d_ff=32)
@@ -28,24 +30,33 @@ def a_batch() -> Batch:
 
 
 @pytest.mark.parametrize(("gigabytes", "fits"), [(2, "modern-small"), (4, "modern-medium"), (40, "modern-xl")])
-def test_a_model_bigger_than_memory_names_the_largest_that_fits(monkeypatch, gigabytes: int, fits: str) -> None:
-    monkeypatch.setattr(preflight, "memory", lambda: (gigabytes << 30, gigabytes << 30))
+def test_a_model_bigger_than_memory_names_what_would_fit(gigabytes: int, fits: str) -> None:
     config = ModelConfig(**preset("gpt2-xl"))
     needed = preflight.training_memory(config, 1024, torch.float32)
-    with pytest.raises(UserError, match="of memory, the machine has") as refused:
-        check_memory(config, max(needed, 41 << 30), 1024, torch.float32, CPU)
-    assert refused.value.problems[0].mend == f"--model {fits}, the largest that fits"
+    with pytest.raises(UserError, match="in a process, which has") as refused:
+        check_memory(config, max(needed, 41 << 30), gigabytes << 30, 1024, torch.float32)
+    mend = refused.value.problems[0].mend
+    assert mend is not None and f"--model {fits}, the largest that fits" in mend
+    parts = re.search(r"--strategy fsdp on (\d+)", mend)
+    assert parts is not None
+    shards = [preflight.training_memory(config, 1024, torch.float32, parts=int(parts[1]) - less) for less in (0, 1)]
+    assert shards[0] <= gigabytes << 30 < shards[1] or gigabytes == 40
 
 
-def test_what_fits_is_let_through_and_nothing_fits_is_said(monkeypatch) -> None:
+def test_what_fits_is_let_through_and_nothing_fits_is_said() -> None:
     config = ModelConfig(**preset("modern-nano"))
-    monkeypatch.setattr(preflight, "memory", lambda: (None, None))
-    check_memory(config, 1 << 60, 256, torch.float32, CPU)
-    monkeypatch.setattr(preflight, "memory", lambda: (1 << 30, 1 << 30))
-    check_memory(config, 1 << 29, 256, torch.float32, CPU)
-    monkeypatch.setattr(preflight, "memory", lambda: (1 << 20, 1 << 20))
+    check_memory(config, 1 << 60, None, 256, torch.float32)
+    check_memory(config, 1 << 29, 1 << 30, 256, torch.float32)
     with pytest.raises(UserError, match="a machine with more memory"):
-        check_memory(config, 1 << 29, 256, torch.float32, CPU)
+        check_memory(config, 1 << 29, 1 << 20, 256, torch.float32)
+
+
+@pytest.mark.parametrize("lever", [{"parts": 8}, {"recompute": True}, {"parts": 2, "tensor": 2}])
+def test_every_lever_saves_memory(lever: dict) -> None:
+    config = ModelConfig(**preset("modern-large"))
+    assert preflight.training_memory(config, 8192, torch.bfloat16, **lever) < preflight.training_memory(
+        config, 8192, torch.bfloat16
+    )
 
 
 def test_memory_of_training_is_near_what_a_training_takes() -> None:
@@ -89,7 +100,7 @@ def test_measuring_leaves_nothing_behind_and_sees_the_first_loss() -> None:
         return made[-1]
 
     batch = a_batch()
-    options = {"micro_batch": 2, "dtype": torch.float32, "device": CPU, "compile": False}
+    options = {"micro_batch": 2, "dtype": torch.float32, "parallel": Parallel.alone(), "compile": False}
     measured = measure(build, OptimizerSettings(), NextToken(), batch, **options)
     assert len(made) == 1 and measured.seconds_per_step > 0 and not measured.compiled and measured.note is None
     fresh = Transformer.initialised(CONFIG, seed=3)
@@ -104,7 +115,7 @@ def test_a_compiler_that_fails_is_lived_without(monkeypatch) -> None:
             block._compiled_call_impl = lambda *arguments: (_ for _ in ()).throw(RuntimeError("no such target"))
 
     monkeypatch.setattr(preflight, "compile_blocks", broken)
-    options = {"micro_batch": 8, "dtype": torch.float32, "device": CPU, "compile": True}
+    options = {"micro_batch": 8, "dtype": torch.float32, "parallel": Parallel.alone(), "compile": True}
     model = lambda: Transformer.initialised(CONFIG, seed=3)  # noqa: E731
     measured = measure(model, OptimizerSettings(), NextToken(), a_batch(), **options)
     assert not measured.compiled
