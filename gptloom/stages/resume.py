@@ -14,8 +14,8 @@ from gptloom.config.resolve import Resolved, resolve, write_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import check_tokenizer
 from gptloom.model.reference import finished_checkpoints, is_run
-from gptloom.model.store import read_lineage
 from gptloom.model.store import read_config as read_model_config
+from gptloom.model.store import read_lineage
 from gptloom.observe.events import read_events
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from gptloom.observe.machine import machine_info
 from gptloom.observe.readers import make_readers
 from gptloom.observe.terminal import ProgressReader, say
 from gptloom.stages.band import Band
+from gptloom.stages.levers import find_levers
+from gptloom.stages.machine import Machine
 from gptloom.stages.settings import optimizer_settings
 from gptloom.stages.task import Task, data_identity
 from gptloom.tokenizer import Tokenizer
@@ -34,9 +37,11 @@ from gptloom.train.hooks import Evaluate, Patience, Save, due
 from gptloom.train.loop import fit
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer
+from gptloom.train.out_of_memory import Levers, rows_left
 from gptloom.train.reproducible import record
 from gptloom.train.rollback import WayBack
 from gptloom.train.run import EVENTS, Hook, Run
+from gptloom.train.timing import Timing
 from gptloom.train.validation import Validation, validate
 
 FINAL = "final"
@@ -82,7 +87,7 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
         readers += [ProgressReader()] if not options.quiet else []
         readers += make_readers([name for name in options.log if name != "none"], run.path)
     # The order in which they work: what is measured first, what depends on it after, what only looks on last.
-    hooks: list[Hook] = []
+    hooks: list[Hook] = [Timing()]
     assert options.eval_every is not None and options.save_every is not None
     if task.shards.valid is not None:
         hooks.append(Evaluate(_validator(task), options.eval_every))
@@ -95,13 +100,32 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
     if task.band:
         hooks.append(Band(task.band, str(options.recipe)))
     hooks += [_shown_to(reader) for reader in readers]
-    run.describe = lambda batch: describe_worst(run, task.tokenizer, batch)
-    run.way_back = WayBack(task.batches, restore, read_events(run.path / EVENTS))
+    way_back = prepare_guard(run, task)
     try:
-        fit(run, NextToken(run.parallel.cross_entropy), run.way_back.batch, model, optimizer, [*hooks, *callbacks])
+        fit(run, NextToken(run.parallel.cross_entropy), way_back.batch, model, optimizer, [*hooks, *callbacks])
     finally:
         for reader in readers:
             reader.close()
+
+
+def prepare_guard(run: Run, task: Task) -> WayBack:
+    """What ``run`` needs to act in trouble, with all that was decided in it before; the batches come by the way back."""
+    options, parallel = task.resolved.options, task.parallel
+    events = read_events(run.path / EVENTS)
+    assert isinstance(options.micro_batch, int)
+    rows, halve = rows_left(events, options.micro_batch), not task.resolved.given("micro_batch")
+    run.settings = replace(run.settings, micro_batch=rows, halve=halve)
+    machine = Machine(parallel.world, parallel.device, task.dtype, run.settings.peak_flops or 0.0)
+
+    def levers() -> Levers:
+        now = options.model_copy(update={"micro_batch": run.settings.micro_batch})
+        return find_levers(now, task.config, machine)
+
+    run.levers = levers
+    run.guard.chance = math.log(task.config.vocab_size)
+    run.describe = lambda batch: describe_worst(run, task.tokenizer, batch)
+    run.way_back = WayBack(task.batches, restore, events)
+    return run.way_back
 
 
 def _finish(task: Task) -> Hook:
@@ -152,7 +176,7 @@ def write_model(run: Run, task: Task, folder: Path) -> None:
 
 def _validator(task: Task) -> Callable[[Run], Validation]:
     options, valid = task.resolved.options, task.shards.valid
-    assert valid is not None and options.micro_batch is not None
+    assert valid is not None and isinstance(options.micro_batch, int)
     rows, sizes = options.micro_batch, id_bytes(task.tokenizer, task.config.vocab_size)
 
     def held_out(run: Run) -> Validation:

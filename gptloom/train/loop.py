@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from gptloom.train.checkpoint import forget_after
 from gptloom.train.guards import FINE
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer
+from gptloom.train.out_of_memory import levers_named, with_fewer_rows
 from gptloom.train.rollback import heed
 from gptloom.train.run import Hook, Run
 
@@ -39,15 +41,17 @@ def fit(
     """
     run.model, run.optimizer, run.hooks = model, optimizer, hooks
     settings, state = run.settings, run.state
-    meter = _Meter(run)
-    with run.working():
+    meter, timer = _Meter(run), run.timer
+    with run.working(), levers_named(run.levers):
         if run.world.first:
             forget_after(run.path, state.step)
         run.emit("start", steps=settings.steps, **run.summary)
         while state.step < settings.steps and not run.check_stop():
             model.train()
-            batch = batches(state.step)
-            losses = forward_backward(run, objective, batch, model, optimizer)
+            timer.begin_step()
+            with timer.phase("data"):
+                batch = batches(state.step)
+            losses = with_fewer_rows(run, partial(forward_backward, run, objective, batch, model, optimizer))
             norm = float(optimizer.gradient_norm())
             loss = sum(objective.weights[term] * value for term, value in losses.items())
             # fp16 finds its scale by overflowing now and then: such a step is left out, and nothing is wrong.
@@ -56,9 +60,11 @@ def fit(
             if verdict.kind == "fine" and not overflowed:
                 if settings.clip and norm > settings.clip:
                     optimizer.scale_gradients(settings.clip / norm)
-                optimizer.step(settings.schedule(state.step) if settings.schedule else 1.0)
+                with timer.phase("optimizer"):
+                    optimizer.step(settings.schedule(state.step) if settings.schedule else 1.0)
             state.step += 1
             state.tokens += batch.tokens
+            timer.end_step()
             meter.step_done(batch.tokens)
             went_back = verdict.kind != "fine" and heed(run, verdict, batch, loss, norm)
             optimizer.zero_grad()
@@ -99,9 +105,11 @@ def forward_backward(
     sums = dict.fromkeys(counts, 0.0)
     for index, micro in enumerate(micros, parallel.data_rank * len(micros)):
         torch.manual_seed(draw_seed(settings.seed, run.state.step, index))
-        terms = objective.loss(model, micro.to(run.device))
-        parts = [objective.weights[term] * terms[term] / count for term, count in counts.items()]
-        optimizer.backward(torch.stack(parts).sum(), last=micro is micros[-1])
+        with run.timer.phase("forward"):
+            terms = objective.loss(model, micro.to(run.device))
+            parts = [objective.weights[term] * terms[term] / count for term, count in counts.items()]
+        with run.timer.phase("backward"):
+            optimizer.backward(torch.stack(parts).sum(), last=micro is micros[-1])
         for term in counts:
             sums[term] += float(terms[term].detach())
     totals = parallel.sum(list(sums.values()))

@@ -30,6 +30,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.data.batch import Batch
 from gptloom.model.transformer import Transformer
+from gptloom.train.timing import StepTimer, time_collectives
 from gptloom.train.vocab_parallel import shared_cross_entropy, shared_logits
 from gptloom.train.world import World
 
@@ -56,6 +57,7 @@ class Parallel:
         self.world, self.strategy, self.device = world, strategy, device
         self.tensor, self.offload, self.recompute = tensor, offload, recompute
         self.sharded = strategy in ("fsdp", "hsdp") or tensor > 1
+        self.timer = StepTimer(device)
         self.mesh: DeviceMesh | None = None
         check_world(world, strategy, device, tensor, offload)
         self.data_size, self.data_rank = world.size // tensor, world.rank // tensor
@@ -93,7 +95,8 @@ class Parallel:
 
     def sum(self, values: list[float]) -> list[float]:
         """The sum of each value over all shares of a batch."""
-        return [total / self.tensor for total in self.world.sum(values)]
+        with self.timer.phase("communication"):
+            return [total / self.tensor for total in self.world.sum(values)]
 
     # ---- the model ---------------------------------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ class Parallel:
                 # The loss is divided by the global counts already: gradients are summed, not averaged.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+        time_collectives(model, self.timer)
         self._model = model
 
     def cross_entropy(
@@ -151,14 +155,15 @@ class Parallel:
 
     def finish_gradients(self, masters: dict[str, Tensor]) -> None:
         """Waits until every gradient is summed over all processes."""
-        if self._buckets is not None:
-            self._buckets.finish()
-        if self.tensor > 1:
-            assert self.mesh is not None
-            for name, tensor in masters.items():
-                # Norms of single heads: each process has the gradients of its own heads only.
-                if (".q_norm." in name or ".k_norm." in name) and tensor.grad is not None:
-                    dist.all_reduce(local(tensor.grad), group=self.mesh[TENSOR].get_group())
+        with self.timer.phase("communication"):
+            if self._buckets is not None:
+                self._buckets.finish()
+            if self.tensor > 1:
+                assert self.mesh is not None
+                for name, tensor in masters.items():
+                    # Norms of single heads: each process has the gradients of its own heads only.
+                    if (".q_norm." in name or ".k_norm." in name) and tensor.grad is not None:
+                        dist.all_reduce(local(tensor.grad), group=self.mesh[TENSOR].get_group())
 
     def norm_squared(self, norms: list[Tensor], tensors: list[Tensor]) -> float:
         """The square of the global norm, from the norm of this process's part of each of ``tensors``."""

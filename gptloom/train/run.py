@@ -13,8 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.signals import signals_named
@@ -23,6 +21,7 @@ from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
 from gptloom.train.parallel import Parallel
 from gptloom.train.schedules import Schedule
+from gptloom.train.timing import StepTimer
 from gptloom.train.world import World
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from gptloom.data.batch import Batch
     from gptloom.train.optimizers import Optimizer
+    from gptloom.train.out_of_memory import Levers
     from gptloom.train.rollback import WayBack
 
 VERSION = 1
@@ -44,6 +44,7 @@ class LoopSettings:
     steps: int
     schedule: Schedule | None = None  # None: constant
     micro_batch: int | None = None  # rows of a forward pass; None: the whole batch at once
+    halve: bool = False  # whether those may be halved when an accelerator runs out of memory
     clip: float = 1.0  # largest global gradient norm; 0: no clipping
     seed: int = 1337  # of dropout
     log_every: int = 1  # steps between train events that are written
@@ -88,6 +89,7 @@ class Run:
         self.summary: dict[str, Any] = {}  # shown in the start event
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
         self.way_back: WayBack | None = None  # how it goes back after repeated trouble; None: it stops
+        self.levers: Callable[[], Levers] | None = None  # what to try when memory runs out
         self.save_on_signal: list[str] = []  # names of signals that save and end the run, besides TERM, INT and HUP
         self.stopping: str | None = None
         self._unseen: list[dict[str, Any]] = []
@@ -111,10 +113,16 @@ class Run:
         """The processes of this training."""
         return self.parallel.world
 
+    @property
+    def timer(self) -> StepTimer:
+        """Where the time of a step goes."""
+        return self.parallel.timer
+
     def emit(self, type: str, *, write: bool = True, sync: bool = False, **fields: Any) -> None:
         """Appends an event (unless ``write`` is false) and shows it to every hook, in the order listed.
 
-        Processes other than the first show it to theirs without writing (it then has no ``time``). An event that a hook emits is shown after every hook has seen the one at hand: all see them as they were written.
+        Processes other than the first show it to theirs without writing (it then has no ``time``). An event that a
+        hook emits is shown after every hook has seen the one at hand: all see them as they were written.
         """
         if write and self.world.first:
             assert self._log is not None, "events are emitted inside `working`"
