@@ -20,6 +20,7 @@ _PUBLIC = {
     "rerun": "gptloom.cli.verify:rerun",
     "verify_resume": "gptloom.cli.verify:verify_resume",
     "quickstart": "gptloom.cli.quickstart:quickstart",
+    "launch": "gptloom.cli.launch:launch",
     "generate": "gptloom.cli.generate:generate",
     "evaluate": "gptloom.cli.evaluate:evaluate",
     "tokenizer_train": "gptloom.cli.tokenizer:tokenizer_train",

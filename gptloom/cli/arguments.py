@@ -4,7 +4,8 @@ tyro is given the *shape* only, as a ``TypedDict`` in which no key is required: 
 was given comes back. So it is known exactly which options the user set, and values are checked in one place for the
 command line, recipes and Python: the pydantic model. Two things tyro can't do are done around it. Plain flags can't be
 left out of its answer, but they can only be switched on, so False means that they were not given. And of
-``--data a b --data c`` it keeps the last, so the values of list options are taken out before it sees the rest.
+``--data a b --data c`` it keeps the last, so the values of list options are taken out before it sees the rest. Of a
+command with a list for a positional option, that is everything after ``--``: another command line.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def given_on_command_line(
     import tyro
 
     fields = option_fields(options)
+    arguments, behind = _cut_at_dashes(fields, arguments)
     _refuse(name, fields, arguments)
     shape = TypedDict("shape", {option: _shape(option, field) for option, field in fields.items()}, total=False)  # type: ignore
     lists, rest = _take_lists(fields, arguments)
@@ -61,7 +63,18 @@ def given_on_command_line(
     if words:
         raise UserError(Problem(f"nothing takes {' '.join(map(repr, words))}", mend=f"gptloom {name} --help"))
     flags = {option for option, field in fields.items() if _is_plain_flag(field)}
-    return {**{option: value for option, value in answer.items() if option not in flags or value}, **lists}
+    return {**{option: value for option, value in answer.items() if option not in flags or value}, **lists, **behind}
+
+
+def _cut_at_dashes(
+    fields: Mapping[str, FieldInfo], arguments: Sequence[str]
+) -> tuple[Sequence[str], dict[str, list[str]]]:
+    """The command's own arguments, and the words after ``--`` under the name of the option that takes them, if any."""
+    takers = [option for option, field in fields.items() if is_positional(field) and is_list(field)]
+    if not takers or "--" not in arguments:
+        return arguments, {}
+    place = list(arguments).index("--")
+    return arguments[:place], {takers[0]: list(arguments[place + 1 :])}
 
 
 def _flag(option: str) -> str:

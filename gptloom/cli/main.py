@@ -61,6 +61,7 @@ TABLE = (
     Entry("resume", "continue a run where it stopped, or extend a finished one", "pretrain", "Train"),
     Entry("rerun", "repeat a finished run, and prove that the same comes out", "verify", "Train"),
     Entry("verify-resume", "prove on this machine that a killed training goes on to the bit", "verify", "Train"),
+    Entry("launch", "what to start on several machines: torchrun lines, or a Slurm script", "launch", "Train"),
     Entry("generate", "let a model write", "generate", "Use"),
     Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
     Entry("tokenizer train", "train a tokenizer on text", "tokenizer", "Prepare"),
