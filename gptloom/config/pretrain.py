@@ -66,7 +66,9 @@ class OptimizationOptions(Options):
     """How the weights move."""
 
     batch_tokens: int | None = Field(None, gt=0, description="tokens of one optimizer step (default: from the budget)")
-    micro_batch: int | None = Field(None, gt=0, description="sequences of one forward pass (default: from the memory)")
+    micro_batch: Annotated[Annotated[int, Field(gt=0)] | Literal["auto"] | None, Metavar("ROWS|auto")] = Field(
+        None, description="sequences of one forward pass; auto: as many as fit (default: as many as make it faster)"
+    )
     optimizer: Literal["adamw", "muon"] | None = Field(None, description="default: the family's")
     lr: float | None = Field(None, gt=0, description="highest learning rate (default: from optimizer and size)")
     embedding_lr: float | None = Field(None, gt=0, description="of embeddings and head under muon (default: derived)")

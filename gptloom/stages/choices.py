@@ -5,13 +5,14 @@ from __future__ import annotations
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import DERIVED, Resolved
 from gptloom.data.built import TrainingShards
 from gptloom.observe.machine import memory
 from gptloom.stages.derive import (
     Steps,
     choose_batch_tokens,
     choose_embedding_lr,
+    choose_largest_micro_batch,
     choose_lr,
     choose_micro_batch,
     choose_optimizer,
@@ -52,6 +53,8 @@ def choose_optimization(
         resolved = resolved.derive(
             "micro_batch", *choose_micro_batch(batch_tokens // shares, config.context, free, config)
         )
+    elif options.micro_batch == "auto":  # as many as fit, when it is known how the model is spread
+        resolved = settle_micro_batch(resolved, 1, "auto")
     if options.optimizer is None:
         resolved = resolved.derive("optimizer", *choose_optimizer(config))
     optimizer = resolved.options.optimizer
@@ -75,11 +78,36 @@ def choose_optimization(
         final = 0.1 if resolved.options.schedule == "cosine" else 0.0
         resolved = resolved.derive("final_lr", final, f"usual for a {resolved.options.schedule} schedule")
     resolved = choose_strategy(resolved, config, machine)
+    if options.micro_batch == "auto":
+        resolved = _largest_micro_batch(resolved, batch_tokens // shares // config.context, config, machine)
     needed = process_memory(resolved.options, config, machine)
     there = device_memory(machine.device, world.local_size)
     shards = resolved.options.strategy in ("fsdp", "hsdp")
     check_memory(config, needed, there, config.context, machine.dtype, shards=shards)
     return resolved
+
+
+def _largest_micro_batch(
+    resolved: Resolved[PretrainOptions], rows: int, config: ModelConfig, machine: Machine
+) -> Resolved[PretrainOptions]:
+    """Up to ``rows``, a process's share of a batch; they count as derived, so that they may be halved later."""
+    available = memory()[1]
+    there = available and available // machine.world.local_size
+    if machine.device.type == "cuda":
+        there = device_memory(machine.device)
+
+    def needs(rows: int) -> int:
+        return process_memory(resolved.options.model_copy(update={"micro_batch": rows}), config, machine)
+
+    found = choose_largest_micro_batch(rows, there, needs)
+    return settle_micro_batch(resolved, int(found.value), found.rule)
+
+
+def settle_micro_batch(resolved: Resolved[PretrainOptions], rows: int, rule: str) -> Resolved[PretrainOptions]:
+    """The options with ``rows`` of a forward pass, found by ``rule``."""
+    options = resolved.options.model_copy(update={"micro_batch": rows})
+    sources = {**resolved.sources, "micro_batch": DERIVED}
+    return Resolved(options, sources, {**resolved.rules, "micro_batch": rule})
 
 
 def choose_pace(
@@ -113,7 +141,7 @@ def choose_pace(
         every = max(1, round(min(steps.steps / 100, 2 / seconds_per_step)))
         resolved = resolved.derive("log_every", every, "about every two seconds")
     if options.limit_batches is None and shards.valid is not None:
-        assert options.micro_batch is not None and options.batch_tokens is not None
+        assert isinstance(options.micro_batch, int) and options.batch_tokens is not None
         # A forward pass alone costs about a third of a training step's share of tokens.
         seconds_per_batch = seconds_per_step / 3 * options.micro_batch * config.context / options.batch_tokens
         affordable = max(4, int(0.1 * eval_every * seconds_per_step / seconds_per_batch))

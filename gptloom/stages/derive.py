@@ -6,6 +6,7 @@ Every rule returns its value and the sentence that explains it. Pure functions: 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gptloom.config.model import SIZES, ModelConfig, preset
@@ -84,6 +85,17 @@ def choose_micro_batch(batch_tokens: int, context: int, memory: int | None, conf
     while batch_tokens // context % rows:
         rows -= 1
     return Choice(rows, f"{rows * context:,} tokens at a time: more are no faster on this machine")
+
+
+def choose_largest_micro_batch(rows: int, there: int | None, needs: Callable[[int], int]) -> Choice:
+    """``--micro-batch auto``: all ``rows`` of the step, halved until the bytes they ``need`` are predicted to be ``there``.
+
+    The training's own first steps then show whether they are, and halve them further if not.
+    """
+    asked = rows
+    while rows > 1 and there is not None and needs(rows) > there:
+        rows //= 2
+    return Choice(rows, "auto: all of the batch" if rows == asked else "auto: as many as are predicted to fit")
 
 
 def choose_optimizer(config: ModelConfig) -> Choice:

@@ -21,6 +21,7 @@ from gptloom.observe.terminal import human_bytes, human_count, human_time
 from gptloom.train.compiling import can_compile, compile_blocks, uncompile
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
+from gptloom.train.out_of_memory import is_out_of_memory
 from gptloom.train.parallel import Parallel
 
 DAY = 24 * 3600.0
@@ -164,7 +165,7 @@ def measure(
     try:
         first_loss = forward_backward(micros[0])
     except Exception as error:
-        if not compile:
+        if not compile or is_out_of_memory(error):
             raise
         uncompile(model.blocks)
         compile, note = False, f"torch.compile failed ({type(error).__name__}): training goes on without it"

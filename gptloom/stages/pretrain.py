@@ -18,10 +18,11 @@ from gptloom.model.reference import resolve_reference
 from gptloom.model.store import check_vocabulary, content_hash, read_config
 from gptloom.observe.terminal import human_count, human_time, say
 from gptloom.stages.architecture import choose_model, refuse_with_base
-from gptloom.stages.choices import choose_optimization, choose_pace
+from gptloom.stages.choices import choose_optimization, choose_pace, settle_micro_batch
 from gptloom.stages.claim import Claim
 from gptloom.stages.derive import Steps, count_steps, efficiency
 from gptloom.stages.joining import asks_for_processes, join_training, launched
+from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine, process_memory, use_machine
 from gptloom.stages.preflight import (
     DAY,
@@ -39,6 +40,7 @@ from gptloom.stages.text import DATA, TOKENIZER, check_reading, choose_tokenizer
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import start
 from gptloom.train.objective import NextToken
+from gptloom.train.out_of_memory import largest_micro_batch, levers_named
 from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState
 from gptloom.train.world import World
 
@@ -103,7 +105,7 @@ def train_in(
     machine = use_machine(resolved.options, world)
     found = world.first_does(lambda: _prepare(resolved, machine, claim))
     task = open_task(claim.folder, machine, found)
-    measured, compile_rule = measure_steps(task, machine)
+    task, measured, compile_rule = measure_steps(task, machine)
     steps = world.first_does(lambda: _settle(task, machine, measured, compile_rule, claim.folder, confirm))
     task = replace(task, resolved=stored_options(claim.folder))
     settings = loop_settings(task.resolved.options, task.config, steps, machine.peak)
@@ -203,8 +205,11 @@ def _count_steps(
     )
 
 
-def measure_steps(task: Task, machine: Machine) -> tuple[Measured, str]:
-    """Times the step of this training, and settles whether it is compiled and why."""
+def measure_steps(task: Task, machine: Machine) -> tuple[Task, Measured, str]:
+    """Times the step of this training, and settles whether it is compiled and why.
+
+    A process alone halves the rows of a forward pass, where they were not given, until its memory holds them.
+    """
     options, config = task.resolved.options, task.config
     assert isinstance(options.micro_batch, int)
     expected = _expected_tokens(options, config, task.batches.tokens_per_epoch, machine)
@@ -212,17 +217,32 @@ def measure_steps(task: Task, machine: Machine) -> tuple[Measured, str]:
     if options.max_steps is not None:
         seconds = min(seconds, options.max_steps * seconds * task.batches.tokens_per_step / expected)
     compile, why = want_compile(options.compile, machine.device, seconds)
-    measured = measure(
-        task.new_model,
-        optimizer_settings(options),
-        NextToken(task.parallel.cross_entropy),
-        task.batches.batch(0),
-        micro_batch=options.micro_batch,
-        parallel=task.parallel,
-        compile=compile,
-        dtype=machine.dtype,
-    )
-    return measured, measured.note or why
+    found: list[Measured] = []
+
+    def try_rows(rows: int) -> None:
+        found.append(
+            measure(
+                task.new_model,
+                optimizer_settings(options),
+                NextToken(task.parallel.cross_entropy),
+                task.batches.batch(0),
+                micro_batch=rows,
+                parallel=task.parallel,
+                compile=compile,
+                dtype=machine.dtype,
+            )
+        )
+
+    rows = options.micro_batch
+    with levers_named(lambda: find_levers(task.resolved.options, config, machine)):
+        if task.resolved.given("micro_batch") or machine.world.size > 1:
+            try_rows(rows)
+        else:
+            rows = largest_micro_batch(try_rows, rows)
+    if rows < options.micro_batch:
+        resolved = settle_micro_batch(task.resolved, rows, f"the memory does not hold {2 * rows} at a time")
+        task = replace(task, resolved=resolved)
+    return task, found[-1], found[-1].note or why
 
 
 def _settle(
