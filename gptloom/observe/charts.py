@@ -1,4 +1,4 @@
-"""Line charts as SVG text for the HTML report; colours come from the page's style sheet, by class."""
+"""Line and bar charts as SVG text for the HTML report; colours come from the page's style sheet, by class."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gptloom.observe.terminal import human_count
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 26
 """Room around the plotting area for the labels of the axes."""
+ROW = 24
+"""From one bar to the next, in CSS pixels."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,39 @@ def legend(lines: Sequence[Line], band: bool = False) -> str:
     return (
         '<p class="legend">' + "".join(f'<span class="key {css}">{escape(name)}</span>' for css, name in named) + "</p>"
     )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar of pieces, each a CSS class (its name too) and a length; labels left and right of it."""
+
+    label: str
+    pieces: Sequence[tuple[str, float]]
+    total: str
+
+
+def bar_chart(bars: Sequence[Bar], label: str, *, width: int = 720, left: int = 170) -> str:
+    """An ``<svg>`` of bars below each other, the longest as wide as there is room; ``left``: room for the labels."""
+    longest = max(sum(length for _, length in bar.pieces) for bar in bars)
+    scale = (width - left - 70) / longest if longest else 0.0
+    parts = [f'<svg viewBox="0 0 {width} {ROW * len(bars)}" role="img" aria-label="{escape(label)}">']
+    for number, bar in enumerate(bars):
+        x, y = float(left), ROW * number
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(bar.label)}</text>')
+        for name, length in bar.pieces:
+            title = f"<title>{escape(bar.label)}: {escape(name)} {seconds(length)}</title>"
+            wide = length * scale
+            parts.append(
+                f'<rect class="piece {name}" x="{x:.1f}" y="{y + 4}" width="{wide:.1f}" height="16">{title}</rect>'
+            )
+            x += wide
+        parts.append(f'<text class="tick" x="{x + 8:.1f}" y="{y + 16}">{escape(bar.total)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def seconds(value: float) -> str:
+    """Three figures: ``1.23 s``, ``412 ms``."""
+    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

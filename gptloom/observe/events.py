@@ -19,8 +19,8 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 
 VERSION = 1
-TYPES = ("start", "train", "evaluate", "sample", "checkpoint", "guard", "end")
-REPEATED_TYPES = ("train", "evaluate", "sample")
+TYPES = ("start", "train", "timing", "evaluate", "sample", "checkpoint", "guard", "end")
+REPEATED_TYPES = ("train", "timing", "evaluate", "sample")
 """Written again by an attempt that resumes from an earlier step, and so dropped where they are beyond it."""
 
 
@@ -79,7 +79,7 @@ class EventLog:
 def read_events(path: str | Path) -> list[dict[str, Any]]:
     """Every event that still holds, in the order written.
 
-    Lines of ``train``, ``evaluate`` and ``sample`` beyond the step from which a later attempt started are left out:
+    Lines of ``train``, ``timing``, ``evaluate`` and ``sample`` beyond the step from which a later attempt started are left out:
     that attempt did those steps again. A missing file is an empty log. Raises UserError for a line that is not an
     event, or was written by a newer gptloom.
     """

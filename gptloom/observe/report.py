@@ -17,6 +17,7 @@ from gptloom.observe.curves import Curves, Point, expected_band, smooth, thin, v
 from gptloom.observe.glossary import metric
 from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
 from gptloom.observe.terminal import human_bytes, human_count, human_time
+from gptloom.observe.times import time_section
 
 MOMENTS = 6
 """Of each prompt's samples so many are shown, from the first to the last."""
@@ -41,6 +42,7 @@ def render(run: RunFiles, state: str) -> str:
         _head(run, state),
         _tiles(run),
         _section("Curves", _curves(run, curves)),
+        _section("Where the time goes", time_section(run.events)),
         _section("What it wrote", _samples(run)),
         _section("Evaluations", _evaluations(run)),
         _section("Checkpoints", _checkpoints(run)),

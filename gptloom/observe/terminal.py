@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,12 @@ def event_line(event: dict[str, Any]) -> str:
             return f"{step} writes:\n" + "\n".join(f"  │ {printable(line)}" for line in text.splitlines())
         case "checkpoint":
             return f"{step}: saved {event.get('path', 'a checkpoint')} ({event.get('kind', 'last')})"
+        case "timing":
+            late = [
+                f"process {found['rank']} on {found['host']} ({found['times']:.2f} times the middle one's work)"
+                for found in event["stragglers"]
+            ]
+            return f"{step}: the others wait for {', '.join(late)}" if late else f"{step}: no process waits for another"
         case "guard":
             return f"{step}: guard: {event.get('reason', 'no reason given')} → {event.get('action', 'no action given')}"
         case "end":
@@ -233,6 +240,15 @@ def quietly(quiet: bool) -> Iterator[None]:
         terminal.quiet = before
 
 
+def speaker() -> str:
+    """``process 3 on node7``: what an error begins with in every process of a training but the first, which needs none.
+
+    Known from torchrun's environment, so that it is right before the processes have met and after they have parted.
+    """
+    rank = os.environ.get("RANK", "0")
+    return f"process {rank} on {socket.gethostname()}" if rank != "0" else ""
+
+
 def say(text: str = "") -> None:
     """A message for the person who started the command, on standard error, unless ``--quiet``."""
     terminal.say(text)
@@ -250,12 +266,18 @@ class ProgressReader:
         self.everything = everything
         self.progress = Progress()
         self._last_plain = -math.inf
+        self._late: set[int] = set()  # ranks that were said to keep the others waiting
 
     def __call__(self, event: dict[str, Any]) -> None:
         self.progress.update(event)
         match event["type"]:
             case "train" | "evaluate":
                 self._show(event)
+            case "timing":
+                fresh = {found["rank"] for found in event["stragglers"]} - self._late
+                if fresh:  # said once of each: the report has the rest
+                    self.terminal.say(event_line(event))
+                self._late |= fresh
             case "sample" | "guard" | "end":
                 if event["type"] == "end" and self.progress.loss is not None:
                     self.terminal.say(progress_line(self.progress))

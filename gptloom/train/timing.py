@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 
+from gptloom.observe.times import EXCHANGE, PHASES, WORK
+
 if TYPE_CHECKING:
     from gptloom.train.run import Run
 
-WORK = ("data", "forward", "backward")
-OTHER, EXCHANGE = "other", "exchange"
-PHASES = (*WORK, "communication", "optimizer", OTHER)
-"""The parts of a step, which together are all of it; ``other`` is what is in none of the rest."""
+OTHER = "other"
 NAMES = (*PHASES, EXCHANGE)
-"""``exchange`` runs beside forward and backward: on accelerators, FSDP's collectives have streams of their own."""
 SLOW = 1.2
 """A straggler's own work takes so many times that of the middle process."""
 
