@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import gptloom
@@ -19,9 +18,10 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import layout_for, layout_of
-from gptloom.model.layouts.layout import Layout
+from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
-from gptloom.model.weight_files import INDEX_FILE, WEIGHTS_FILE, WeightFiles
+from gptloom.model.weight_files import INDEX_FILE, WEIGHTS_FILE
+from gptloom.model.weight_writer import write_tensors
 
 if TYPE_CHECKING:
     from gptloom.tokenizer.tokenizer import Tokenizer
@@ -44,17 +44,21 @@ def save_model(
     generation: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
-) -> None:
+) -> dict[str, str]:
     """Writes ``folder`` whole or not at all; a model folder of that name is replaced once the new one is complete.
 
     Args:
         folder: where; its parent is made if need be.
-        model: the model, or its state by the names of ``Transformer.state_dict()`` (a checkpoint's fp32 masters, say).
+        model: the model, or its state by the names of ``Transformer.state_dict()``: a checkpoint's fp32 masters, say,
+            or ``StoredWeights``, of which one tensor is in memory at a time.
         config: what the model is.
         tokenizer: written beside it; its end-of-text and pad ids go into the configuration.
         generation: further fields of generation_config.json.
         lineage: what ``gptloom.json`` is to remember: parents by content hash, resolved options, data hash, metrics.
         dtype: of the stored weights; as they are where None.
+
+    Returns:
+        The sha256, in hex, of each weight file, taken while it was written.
 
     Raises:
         UserError: the layout cannot hold ``config``, the tokenizer has more ids than the model, or ``folder`` exists
@@ -62,32 +66,53 @@ def save_model(
         ValueError: the state's names are not those of ``config``.
     """
     state = model.state_dict() if isinstance(model, Transformer) else model
-    layout = layout_for(config)
-    expected = {name for rule in layout.rules(config) for name in rule.ours}
+    expected = {name for rule in layout_for(config).rules(config) for name in rule.ours}
     if set(state) != expected:
         raise ValueError(f"state and config disagree about {sorted(set(state) ^ expected)}")
-    stored_dtype = state["embedding.weight"].dtype if dtype is None else dtype
-    eot_id, pad_id = (tokenizer.eot_id, tokenizer.pad_id) if tokenizer is not None else (None, None)
-    raw = layout.to_config(config, str(stored_dtype).removeprefix("torch."), eot_id, pad_id)
+    empty = {name: state.empty(name) if isinstance(state, StoredWeights) else state[name].to("meta") for name in state}
+    if dtype is not None:
+        empty = {name: tensor.to(dtype) for name, tensor in empty.items()}
+    with replaced_folder(folder) as partial:
+        write_description(
+            partial,
+            config,
+            empty["embedding.weight"].dtype,
+            tokenizer=tokenizer,
+            generation=generation,
+            lineage=lineage,
+        )
+        return _write_weights(partial, state, empty, config)
+
+
+def write_description(
+    folder: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    *,
+    tokenizer: Tokenizer | None,
+    generation: Mapping[str, Any] | None = None,
+    lineage: Mapping[str, Any] | None = None,
+) -> None:
+    """Everything in a model folder but the weights, which are of ``dtype``; see ``save_model``."""
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, str(folder))
+    eot_id, pad_id = (tokenizer.eot_id, tokenizer.pad_id) if tokenizer is not None else (None, None)
     ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": pad_id}
-    with replaced_folder(folder) as partial:
-        _write_weights(partial, layout, state, config, dtype)
-        write_json(partial / CONFIG_FILE, raw)
-        write_json(partial / GENERATION_FILE, {k: v for k, v in ids.items() if v is not None} | dict(generation or {}))
-        write_json(
-            partial / LINEAGE_FILE,
-            {
-                "version": LINEAGE_VERSION,
-                "versions": {"gptloom": gptloom.__version__, "torch": torch.__version__},
-                "model": config.model_dump(mode="json"),
-                "tokenizer_hash": tokenizer.hash if tokenizer is not None else None,
-                "lineage": dict(lineage or {}),
-            },
-        )
-        if tokenizer is not None:
-            tokenizer.save(partial)
+    raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id)
+    write_json(folder / CONFIG_FILE, raw)
+    write_json(folder / GENERATION_FILE, {k: v for k, v in ids.items() if v is not None} | dict(generation or {}))
+    write_json(
+        folder / LINEAGE_FILE,
+        {
+            "version": LINEAGE_VERSION,
+            "versions": {"gptloom": gptloom.__version__, "torch": torch.__version__},
+            "model": config.model_dump(mode="json"),
+            "tokenizer_hash": tokenizer.hash if tokenizer is not None else None,
+            "lineage": dict(lineage or {}),
+        },
+    )
+    if tokenizer is not None:
+        tokenizer.save(folder)
 
 
 def load_model(
@@ -99,7 +124,7 @@ def load_model(
     The weights are copies, not maps of the file, so that a folder may be replaced or deleted while its model lives.
 
     Args:
-        folder: a model folder, by gptloom or by ``transformers``.
+        folder: a model folder, by gptloom (also by several processes, in a checkpoint) or by ``transformers``.
         device: where the weights go.
         dtype: of the weights; as stored where None.
 
@@ -108,21 +133,11 @@ def load_model(
             are missing, left over or of the wrong shape (all of them named).
     """
     config = read_config(folder)
-    layout = layout_for(config)
-    files = WeightFiles(folder)
-    stored = layout.canonical(files.shapes)
     with torch.device("meta"):
         model = Transformer(config)
-    _check_tensors(folder, layout, config, model.state_dict(), stored, files)
-
-    def fetch(name: str) -> Tensor:
-        return files.read(stored[name])
-
     state = {}
-    with files:
-        if config.tied_head and "lm_head.weight" in stored:
-            _check_tied(folder, fetch("lm_head.weight"), fetch(layout.embedding))
-        for name, tensor in layout.from_tensors(fetch, config):
+    with StoredWeights(folder, config) as weights:
+        for name, tensor in weights.items():
             state[name] = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=device).copy_(tensor)
     model.load_state_dict(state, assign=True)
     return model.eval(), config
@@ -182,27 +197,32 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: str) -> N
 
 
 def _write_weights(
-    folder: Path, layout: Layout, state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype | None
-) -> None:
-    """One file, or shards of at most ``SHARD_BYTES`` with an index, holding one shard in memory at a time."""
-    sizes = {}
-    for rule in layout.rules(config):
-        width = 0 if dtype is None else dtype.itemsize
-        sizes[rule.theirs] = sum(state[name].numel() * (width or state[name].element_size()) for name in rule.ours)
-    shard_of = _shards(sizes)
+    folder: Path, state: Mapping[str, Tensor], empty: Mapping[str, Tensor], config: ModelConfig
+) -> dict[str, str]:
+    """One file, or several of at most ``SHARD_BYTES`` with an index; file -> sha256.
+
+    ``empty`` has shapes and stored dtypes by our names, on the meta device; one tensor of ``state`` is read at a time.
+    """
+    layout = layout_for(config)
+    rules = {rule.theirs: rule for rule in layout.rules(config)}
+    stored = dict(layout.to_tensors(empty, config))
+    shard_of = _shards({name: tensor.numel() * tensor.element_size() for name, tensor in stored.items()})
     count = max(shard_of.values()) + 1
     files = [WEIGHTS_FILE if count == 1 else f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    shard: dict[str, Tensor] = {}
-    current = 0
-    for name, tensor in layout.to_tensors(state, config):
-        if shard_of[name] != current:
-            save_file(shard, folder / files[current], metadata={"format": "pt"})
-            shard, current = {}, shard_of[name]
-        shard[name] = tensor.detach().to(device="cpu", dtype=tensor.dtype if dtype is None else dtype)
-    save_file(shard, folder / files[current], metadata={"format": "pt"})
+
+    def fetch(theirs: str) -> Tensor:
+        rule = rules[theirs]
+        return rule.write([state[name].detach() for name in rule.ours]).to(stored[theirs].dtype)
+
+    sums = {}
+    for index, file in enumerate(files):
+        own = {name: tensor for name, tensor in stored.items() if shard_of[name] == index}
+        sums[file] = write_tensors(folder / file, own, fetch, {"format": "pt"})
     if count > 1:
         weight_map = {name: files[index] for name, index in shard_of.items()}
-        write_json(folder / INDEX_FILE, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
+        total = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return sums
 
 
 def _shards(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -214,31 +234,3 @@ def _shards(sizes: Mapping[str, int]) -> dict[str, int]:
             index, used = index + 1, 0
         shard_of[name], used = index, used + size
     return shard_of
-
-
-def _check_tensors(
-    folder: Path,
-    layout: Layout,
-    config: ModelConfig,
-    empty: Mapping[str, Tensor],
-    stored: Mapping[str, str],
-    files: WeightFiles,
-) -> None:
-    """``UserError`` naming every missing, left-over and misshapen tensor; ``empty`` has the model's shapes, on meta."""
-    expected = {name: tuple(tensor.shape) for name, tensor in layout.to_tensors(empty, config)}
-    extra = set(stored) - set(expected) - ({"lm_head.weight"} if config.tied_head else set())
-    where = str(folder)
-    problems = [Problem(f"tensor {name} is missing", where) for name in expected if name not in stored]
-    problems += [Problem(f"tensor {stored[name]} belongs to nothing in {CONFIG_FILE}", where) for name in sorted(extra)]
-    for name, shape in expected.items():
-        if name in stored and files.shapes[stored[name]] != shape:
-            found = list(files.shapes[stored[name]])
-            problems.append(Problem(f"tensor {name} is {found}; {CONFIG_FILE} asks for {list(shape)}", where))
-    if problems:
-        raise UserError(*problems)
-
-
-def _check_tied(folder: Path, head: Tensor, embedding: Tensor) -> None:
-    if not torch.equal(head, embedding):
-        text = "tie_word_embeddings is true, but lm_head.weight is stored and differs from the embedding"
-        raise UserError(Problem(text, str(folder / CONFIG_FILE), 'set "tie_word_embeddings": false there'))

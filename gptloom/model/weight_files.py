@@ -1,43 +1,90 @@
-"""Reading the safetensors files of a model folder: what they hold, whether they are whole, one tensor at a time."""
+"""Reading the safetensors files of a model folder: what they hold, whether they are whole, one tensor at a time.
+
+Several processes that train together write each its own pieces of the tensors, in the format of
+``torch.distributed.checkpoint``'s safetensors storage: files ``shard-...``, whose headers say where in the whole tensor
+each piece begins. Here pieces become tensors again; nobody need know how many processes there were.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.model.folder import PICKLES, refuse_pickle
+from gptloom.model.weight_writer import DTYPES
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SHARDS = "shard-*-model-*.safetensors"
+PLACES, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # torch's names in the header of a shard
+DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A box of a tensor, ``shape`` large from ``offsets`` on, and the file that has it."""
+
+    file: str
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 class WeightFiles:
-    """The tensors of a model folder. Shapes are known at once; inside ``with``, ``read`` maps one tensor at a time.
+    """The tensors of a model folder. Shapes and dtypes are known at once; inside ``with``, ``read`` gives one tensor at a time.
+
+    ``files`` are those of ``folder`` to read, found by their names where None. ``sharded`` is whether they are pieces
+    that several processes wrote.
 
     Raises:
         UserError: no safetensors (pickled weights are refused, with the reason), missing shards, or a damaged file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[str] | None = None) -> None:
         self._folder = folder
-        self._file_of: dict[str, str] = {}  # tensor name -> file name
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._pieces: dict[str, list[Piece]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         self._open: dict[str, Any] = {}
         self._stack = ExitStack()
-        for file in _weight_files(folder):
-            for name, entry in read_header(folder / file).items():
-                self._file_of[name] = file
-                self.shapes[name] = tuple(entry["shape"])
+        self.sharded = False
+        for file in _weight_files(folder) if files is None else files:
+            header, places = _read_header(folder / file)
+            self.sharded |= places is not None
+            for name, entry in header.items():
+                shape = tuple(entry["shape"])
+                offsets = (0,) * len(shape) if places is None else tuple(places[name][OFFSETS])
+                before = [] if places is None else self._pieces.get(name, [])
+                self._pieces[name] = [*before, Piece(file, offsets, shape)]
+                if entry["dtype"] not in DTYPE_OF:
+                    what = f"tensor {name} is stored as {entry['dtype']}; gptloom reads {', '.join(DTYPE_OF)}"
+                    raise UserError(Problem(what, str(folder / file)))
+                self.dtypes[name] = DTYPE_OF[entry["dtype"]]
+        self.shapes = {name: _whole(pieces) for name, pieces in self._pieces.items()}
+        self._check_complete()
+
+    def _check_complete(self) -> None:
+        """torch's planner writes no box twice, so that counting elements shows whether one is missing."""
+        problems = []
+        for name, pieces in self._pieces.items():
+            there, needed = sum(math.prod(piece.shape) for piece in pieces), math.prod(self.shapes[name])
+            if there != needed:
+                what = f"the pieces of tensor {name} have {there:,} numbers, the whole {needed:,}: not the files of one save"
+                problems.append(Problem(what, str(self._folder), "fetch or copy the folder again"))
+        if problems:
+            raise UserError(*problems)
 
     def __enter__(self) -> WeightFiles:
-        for file in dict.fromkeys(self._file_of.values()):
+        for file in dict.fromkeys(piece.file for pieces in self._pieces.values() for piece in pieces):
             self._open[file] = self._stack.enter_context(safe_open(self._folder / file, framework="pt"))
         return self
 
@@ -47,16 +94,50 @@ class WeightFiles:
         self._open.clear()
         self._stack.close()
 
-    def read(self, name: str) -> Tensor:
-        """The stored tensor, as a map of its file: copy it before the file goes."""
-        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
+    def read(self, name: str, offsets: Sequence[int] | None = None, shape: Sequence[int] | None = None) -> Tensor:
+        """The stored tensor, or the box of it that is ``shape`` large from ``offsets`` on.
+
+        What lies in one piece is a map of its file: copy it before the file goes.
+        """
+        pieces = self._pieces[name]
+        shape = self.shapes[name] if shape is None else tuple(shape)
+        offsets = (0,) * len(shape) if offsets is None else tuple(offsets)
+        if len(pieces) == 1:
+            return self._map(name, pieces[0])[_box(offsets, shape)]
+        box = torch.empty(shape, dtype=self.dtypes[name])
+        for piece in pieces:
+            here, there = [], []  # what box and piece have in common, counted from the beginning of each
+            for wanted, size, begin, length in zip(offsets, shape, piece.offsets, piece.shape, strict=True):
+                start = max(wanted, begin)
+                end = max(start, min(wanted + size, begin + length))
+                here.append(slice(start - wanted, end - wanted))
+                there.append(slice(start - begin, end - begin))
+            box[tuple(here)] = self._map(name, piece)[tuple(there)]
+        return box
+
+    def _map(self, name: str, piece: Piece) -> Tensor:
+        tensor: Tensor = self._open[piece.file].get_tensor(name)
         return tensor
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
+def _whole(pieces: Sequence[Piece]) -> tuple[int, ...]:
+    """The shape of the smallest tensor that holds them all."""
+    ends = [[start + size for start, size in zip(piece.offsets, piece.shape, strict=True)] for piece in pieces]
+    return tuple(max(sizes) for sizes in zip(*ends, strict=True))
+
+
+def _box(offsets: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(start, start + size) for start, size in zip(offsets, shape, strict=True))
+
+
+Header = dict[str, dict[str, Any]]
+
+
+def _read_header(path: Path) -> tuple[Header, Header | None]:
     """The header of a safetensors file, tensor name -> {dtype, shape, data_offsets}, checked against the file's size.
 
-    The format: 8 bytes little-endian length n, n bytes of JSON, then the tensors' bytes without a gap.
+    The second is where each piece begins, of a file of pieces. The format: 8 bytes little-endian length n, n bytes of
+    JSON, then the tensors' bytes without a gap.
 
     Raises:
         UserError: not such a file, or shorter or longer than its header says.
@@ -72,17 +153,18 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", {})
+        places = json.loads(metadata[PLACES]) if PLACES in metadata else None
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        complete = all(isinstance(entry["shape"], list) for entry in header.values())
+        complete = all(isinstance(entry["shape"], list) and "dtype" in entry for entry in header.values())
+        complete &= all(len(places[name][OFFSETS]) == len(header[name]["shape"]) for name in header if places)
     except (ValueError, AttributeError, TypeError, LookupError):
         complete = False
     if not complete:
         raise UserError(_damaged(path, "the safetensors header is not readable"))
     if end != size:
         raise UserError(_damaged(path, f"the file has {size:,} bytes and its header promises {end:,}"))
-    tensors: dict[str, dict[str, Any]] = header
-    return tensors
+    return header, places
 
 
 def _damaged(path: Path, what: str) -> Problem:
@@ -93,6 +175,9 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     index = folder / INDEX_FILE
+    shards = sorted(path.name for path in folder.glob(SHARDS))
+    if shards and not index.is_file():
+        return shards
     if not index.is_file():
         pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:

@@ -1,7 +1,9 @@
 """Checkpoints: ``step-00000500/`` with the model folder, the optimizer's tensors and, written last, ``state.json``.
 
-The weights are the fp32 masters, stored once, in the same layout as any model folder. A checkpoint is written under a
-temporary name, checksummed, synced and renamed: one that has its name and its state.json is whole.
+The weights are the fp32 masters, stored once. One process writes them in the layout of any model folder, and the
+optimizer as ``optimizer.safetensors``; several write each its own pieces, ``model/shard-...`` and ``optimizer/shard-...``.
+Either is read by any number of processes. A checkpoint is written under a temporary name, checksummed, synced and
+renamed (``snapshot``): one that has its name and its state.json is whole, until something harms it.
 """
 
 from __future__ import annotations
@@ -10,61 +12,201 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.model.reference import finished_checkpoints
+from gptloom.model.store import read_config
+from gptloom.model.stored_weights import StoredWeights
+from gptloom.model.weight_files import SHARDS, WeightFiles
 from gptloom.train.run import Run
+from gptloom.train.sharded_checkpoint import fill
+from gptloom.train.world import World
 
-VERSION = 1
-FOLDER, STATE, MODEL, OPTIMIZER = "checkpoints", "state.json", "model", "optimizer.safetensors"
-SaveModel = Callable[[Path], None]
+VERSION = 2  # of a checkpoint in pieces; what one process writes is still of version 1
+FOLDER, STATE, MODEL = "checkpoints", "state.json", "model"
+OPTIMIZER, OPTIMIZER_PIECES = "optimizer.safetensors", "optimizer"
+SEAL = "seal"  # of state.json: the sha256 of all else in it
+Document = dict[str, Any]
 
 
 def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> Path:
-    """Writes the checkpoint of the present step; ``save_model(folder)`` writes the model folder, masters and all.
+# ---- what is sound ---------------------------------------------------------------------------------------------------
 
-    ``facts`` is what a resumed run compares itself with: threads, versions, hashes.
+
+def read_checkpoint(path: Path, world: World | None = None) -> Document:
+    """The state of a checkpoint, after every file has been compared with its checksum. UserError when one differs.
+
+    The processes of ``world``, if given, share the work and hear the same.
     """
-    target = run.path / FOLDER / name_of(run.state.step)
-    if target.exists():
-        return target
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_model(part / MODEL)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in run.optimizer.state_tensors().items()}
-    save_file(tensors, part / OPTIMIZER)
-    document = {
-        "version": VERSION,
-        "run": asdict(run.state),
-        "guard": run.guard.state(),
-        "loss_scale": run.optimizer.loss_scale and asdict(run.optimizer.loss_scale),
-        "facts": facts,
-        "sha256": {
-            path.relative_to(part).as_posix(): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()
-        },
-    }
-    for path in part.rglob("*"):
-        _sync(path)
-    write_text(part / STATE, json.dumps(document, indent=1) + "\n")
-    _sync(part)
-    part.rename(target)
-    _sync(target.parent)
-    run.emit("checkpoint", sync=True, path=f"{FOLDER}/{target.name}", kind="last")
-    return target
+    world = world or World()
+    document, problems = _examine(path, world)
+    if problems:
+        kept = _mend(path)
+        world.first_does(lambda: _refuse([*problems, Problem("the checkpoint cannot be used", str(path), kept)]))
+    return document
+
+
+def newest_sound(run: Path, world: World | None = None) -> tuple[int, Path, Document, list[Problem]]:
+    """Step, folder and state of the newest checkpoint that is whole, and what is wrong with those after it.
+
+    The processes of ``world``, if given, share the work and hear the same. UserError when there is none.
+    """
+    world = world or World()
+    problems: list[Problem] = []
+    for path in [run / FOLDER / name for name in world.share(_by_age(run))]:
+        document, found = _examine(path, world)
+        if not found:
+            return int(path.name.removeprefix("step-")), path, document, problems
+        problems += found
+    nothing = Problem("no checkpoint of this run can be used", str(run), "train again: --overwrite, or another --out")
+    world.first_does(lambda: _refuse([*problems, nothing]))
+    raise AssertionError("unreachable")
+
+
+def _by_age(run: Path) -> list[str]:
+    """The names of all checkpoints, also those that have lost their state.json, the newest first."""
+    names = [path.name for path in (run / FOLDER).glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(names, key=lambda name: int(name.removeprefix("step-")), reverse=True)
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    raise UserError(*problems)
+
+
+def _examine(path: Path, world: World) -> tuple[Document, list[Problem]]:
+    """The state of the checkpoint, and all that is wrong with it. UserError when a newer gptloom made it."""
+    document, unreadable = world.first_does(lambda: _read_state(path))
+    if unreadable:
+        return {}, [Problem(*problem) for problem in unreadable]
+    known: dict[str, str] = document["sha256"]
+    astray = [file for file in path.rglob("*.safetensors") if file.relative_to(path).as_posix() not in known]
+    problems = [Problem("the file is not of this checkpoint", str(file), "move it away") for file in sorted(astray)]
+    largest_first = sorted(known, key=lambda name: (-_size(path / name), name))
+    found: list[Any] = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for name, what in pool.map(
+            lambda name: (name, _harm(path / name, known[name])), largest_first[world.rank :: world.size]
+        ):
+            found += [[what, str(path / name)]] if what else []
+    problems += [Problem(*problem) for part in world.gather(found) for problem in part]
+    return document, problems
+
+
+def _harm(path: Path, expected: str) -> str | None:
+    if not path.is_file():
+        return "the file is missing"
+    return None if file_sum(path) == expected else "the file is damaged: its checksum differs"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _read_state(path: Path) -> tuple[Document, list[list[str]]]:
+    """The content of state.json, and what is wrong with it."""
+    file = path / STATE
+    try:
+        document: Document = json.loads(file.read_text(encoding="utf-8"))
+        version, expected = document["version"], document.pop(SEAL, None)
+        whole = expected in (None, seal(document)) and isinstance(document["sha256"], dict)
+    except FileNotFoundError:
+        return {}, [["the file is missing: the checkpoint was never finished, or is half deleted", str(file)]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole, version = False, 0
+    if not whole:
+        return {}, [["the file is damaged: no state of a checkpoint", str(file)]]
+    if version > VERSION:
+        message = f"made by a newer gptloom (checkpoint version {version}, this one knows {VERSION})"
+        raise UserError(Problem(message, str(path), "pip install --upgrade gptloom"))
+    return document, []
+
+
+def seal(document: Mapping[str, Any]) -> str:
+    """What ``state.json`` says of its own content, so that a flipped bit in a number is noticed too."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _mend(path: Path) -> str:
+    run = path.parent.parent
+    others = [step for step, other in finished_checkpoints(run).items() if other != path]
+    if not others:
+        return "train again: no other checkpoint is left"
+    return f"move {path.name} away, then gptloom resume {run}: it goes on from step {others[-1]}"
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def restore(run: Run, path: Path, document: Document) -> None:
+    """Puts masters, optimizer, guard and loss scale back, whoever wrote them; the values that were there are lost.
+
+    A process reads what it holds of each tensor, one tensor at a time. UserError when the model is another one.
+    """
+    masters = masters_state(run)
+    with StoredWeights(path / MODEL, read_config(path / MODEL)) as weights:
+        stored = {name: tuple(weights.empty(name).shape) for name in weights}
+        _check_same(stored, {name: tuple(tensor.shape) for name, tensor in masters.items()}, path)
+        for name, master in masters.items():
+            fill(master, partial(weights.box, name))
+    with _optimizer_files(path) as files:
+        state = {key: _like(masters[key.rpartition("/")[0]], files, key) for key in files.shapes}
+        for key, tensor in state.items():
+            fill(tensor, partial(files.read, key))
+    run.optimizer.load_state_tensors(state)
+    run.guard.load(document["guard"])
+    if run.optimizer.loss_scale is not None and document["loss_scale"] is not None:
+        for name, value in document["loss_scale"].items():
+            setattr(run.optimizer.loss_scale, name, value)
+    run.optimizer.masters.refresh()
+
+
+def masters_state(run: Run) -> dict[str, Tensor]:
+    """The fp32 masters by parameter name."""
+    return {name: tensor.detach() for name, tensor in run.optimizer.masters.tensors.items()}
+
+
+def _check_same(stored: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    differing = [name for name in sorted({*stored, *here}) if stored.get(name) != here.get(name)]
+    if differing:
+        name, *others = differing
+        more = f" (and {len(others)} more)" if others else ""
+        what = f"the checkpoint is of another model: {name} is {_shape(stored, name)} there, {_shape(here, name)} here"
+        raise UserError(Problem(what + more, str(path), "the run that the checkpoint belongs to"))
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "missing"
+
+
+def _optimizer_files(path: Path) -> WeightFiles:
+    if (path / OPTIMIZER).is_file():
+        return WeightFiles(path, [OPTIMIZER])
+    folder = path / OPTIMIZER_PIECES
+    return WeightFiles(folder, sorted(file.name for file in folder.glob(SHARDS)))
+
+
+def _like(master: Tensor, files: WeightFiles, key: str) -> Tensor:
+    """An empty tensor for a quantity of the optimizer: spread as the master is, or a number of its own."""
+    if not files.shapes[key]:
+        return torch.empty((), dtype=files.dtypes[key])
+    return torch.empty_like(master, dtype=files.dtypes[key])
+
+
+# ---- the folder of checkpoints ---------------------------------------------------------------------------------------
 
 
 def prune(run: Path, keep_last: int, keep_steps: Collection[int | None]) -> None:
@@ -90,63 +232,54 @@ def _delete(path: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint, after every file has been compared with its checksum. UserError when one differs."""
-    document = _read_state(path)
-    problems = []
-    for name, expected in document["sha256"].items():
-        if not (path / name).exists():
-            problems.append(Problem("the file is missing", str(path / name)))
-        elif _sha256(path / name) != expected:
-            problems.append(Problem("the file is damaged: its checksum differs", str(path / name)))
-    if problems:
-        raise UserError(*problems, Problem("the checkpoint cannot be used", str(path), _mend(path)))
-    return document
+SaveModel = Callable[[Path], None]
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        version = document["version"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            Problem("the file is damaged: no state of a checkpoint", str(path / STATE), _mend(path))
-        ) from None
-    if version > VERSION:
-        message = f"made by a newer gptloom (checkpoint version {version}, this one knows {VERSION})"
-        raise UserError(Problem(message, str(path), "pip install --upgrade gptloom"))
-    return document
+def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> Path:
+    """Writes the checkpoint of the present step; ``save_model(folder)`` writes the model folder, masters and all.
+
+    ``facts`` is what a resumed run compares itself with: threads, versions, hashes.
+    """
+    target = run.path / FOLDER / name_of(run.state.step)
+    if target.exists():
+        return target
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_model(part / MODEL)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in run.optimizer.state_tensors().items()}
+    save_file(tensors, part / OPTIMIZER)
+    document = {
+        "version": 1,
+        "run": asdict(run.state),
+        "guard": run.guard.state(),
+        "loss_scale": run.optimizer.loss_scale and asdict(run.optimizer.loss_scale),
+        "facts": facts,
+        "sha256": {
+            path.relative_to(part).as_posix(): file_sum(path) for path in sorted(part.rglob("*")) if path.is_file()
+        },
+    }
+    for path in part.rglob("*"):
+        sync(path)
+    write_text(part / STATE, json.dumps(document, indent=1) + "\n")
+    sync(part)
+    part.rename(target)
+    sync(target.parent)
+    run.emit("checkpoint", sync=True, path=f"{FOLDER}/{target.name}", kind="last")
+    return target
 
 
-def _mend(path: Path) -> str:
-    run = path.parent.parent
-    others = [step for step, other in finished_checkpoints(run).items() if other != path]
-    if not others:
-        return "train again: no other checkpoint is left"
-    return f"move {path.name} away, then gptloom resume {run}: it goes on from step {others[-1]}"
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def restore(run: Run, path: Path, document: dict[str, Any]) -> None:
-    """Puts optimizer, guard and loss scale of ``run`` back; the caller has loaded the model's masters."""
-    with safe_open(str(path / OPTIMIZER), framework="pt") as file:
-        run.optimizer.load_state_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-    run.guard.load(document["guard"])
-    if run.optimizer.loss_scale is not None and document["loss_scale"] is not None:
-        for name, value in document["loss_scale"].items():
-            setattr(run.optimizer.loss_scale, name, value)
-
-
-def masters_state(run: Run) -> dict[str, torch.Tensor]:
-    """The fp32 masters by parameter name."""
-    return {name: tensor.detach() for name, tensor in run.optimizer.masters.tensors.items()}
-
-
-def _sha256(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name == "nt":  # Windows syncs no folders
         return
     handle = os.open(path, os.O_RDONLY)

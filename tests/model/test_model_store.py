@@ -216,7 +216,7 @@ def test_a_failed_save_leaves_the_old_folder_and_no_trace(tmp_path: Path, monkey
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(store, "write_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path / "m", seed=1)
     assert torch.equal(load_model(tmp_path / "m")[0](some_ids()), model(some_ids()))

@@ -101,8 +101,8 @@ def test_a_harmed_state_is_named(trained, content: str) -> None:
 def test_a_newer_checkpoint_is_refused(trained) -> None:
     path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
     document = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"newer gptloom.*version 2"):
+    path.write_text(json.dumps(document | {"version": 3}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"newer gptloom.*version 3"):
         read_checkpoint(path.parent)
 
 
