@@ -14,8 +14,10 @@ from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.observe.terminal import terminal
 from gptloom.stages.trained import TrainedRun
+from gptloom.train.agreement import check_agreement
 from gptloom.train.launch import is_worker, launch
 from gptloom.train.run import Hook
+from gptloom.train.watchdog import watching
 from gptloom.train.world import World, join_world
 
 
@@ -77,11 +79,40 @@ def _as_arguments(asked: Resolved[Any], folder: str) -> list[str]:
 
 
 @contextmanager
-def join_training(options: PretrainOptions) -> Iterator[World]:
-    """The world of this process; in all but the first, messages are silent."""
+def join_training(options: PretrainOptions, asked: Resolved[Any]) -> Iterator[World]:
+    """The world of this process under its watchdog, once all have been found to have ``asked`` for the same.
+
+    In all processes but the first, messages are silent.
+    """
     with join_world(options.timeout) as world:
+
+        def failed(reason: str) -> None:
+            if world.on_failure is not None:
+                world.on_failure(reason)
+
         was_quiet, terminal.quiet = terminal.quiet, terminal.quiet or not world.first
         try:
-            yield world
+            with watching(world, options.timeout, step=lambda: world.step, failed=failed) as dog:
+                world.dog = dog
+                _check_count(options, world)
+                check_agreement(world, _comparable(asked))
+                yield world
         finally:
+            world.dog = None
             terminal.quiet = was_quiet
+
+
+def _comparable(asked: Resolved[Any]) -> dict[str, Any]:
+    """What was given, but for what may differ between processes: whether one is told to be quiet."""
+    names = option_fields(type(asked.options))
+    return {name: asked.options.option(name) for name in names if asked.given(name) and name != "quiet"}
+
+
+def _check_count(options: PretrainOptions, world: World) -> None:
+    """UserError when ``torchrun`` started another number of processes than ``--processes`` says."""
+    if options.processes is None or world.size == 1 or options.processes == world.local_size:
+        return
+    what = f"{world.local_size} processes were started on {world.host}, and --processes says {options.processes}"
+    if world.first:
+        raise UserError(Problem(what, mend="leave --processes out under torchrun, or give it without torchrun"))
+    raise EndedElsewhere(2)

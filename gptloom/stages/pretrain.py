@@ -81,7 +81,7 @@ def pretrain(
     if asks_for_processes(options):
         out = options.out or default_folder(options)
         return launched("pretrain", resolved, options, out, callbacks)
-    with join_training(options) as world:
+    with join_training(options, resolved) as world:
         folder = Path(world.share(options.out or default_folder(options)))
         if world.restarts and (folder / EVENTS).exists():
             from gptloom.stages.resume import go_on  # which itself begins with a pretraining's parts

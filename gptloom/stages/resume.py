@@ -28,6 +28,7 @@ from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task,
 from gptloom.stages.text import DATA, reopen_shards
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import checkpoint_facts, start
+from gptloom.train.agreement import check_shared_folder
 from gptloom.train.assemble import empty_model
 from gptloom.train.checkpoint import MODEL, read_checkpoint
 from gptloom.train.rollback import not_taken_back
@@ -47,7 +48,7 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     options = _as_asked(stored_options(folder), resolved).options
     if asks_for_processes(options):
         return launched("resume", resolved, options, str(folder), callbacks)
-    with join_training(options) as world:
+    with join_training(options, resolved) as world:
         return go_on(world, resolved, callbacks)
 
 
@@ -60,6 +61,7 @@ def started_others(resolved: Resolved[ResumeOptions]) -> bool:
 def go_on(world: World, resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook]) -> TrainedRun:
     """``resume`` in every process of ``world``."""
     folder = Path(resolved.options.run)
+    check_shared_folder(world, folder)
     plan = world.first_does(lambda: _plan(resolved, folder))
     if plan["at"] is None:
         say("the run was broken off before its first checkpoint: it starts again")

@@ -19,6 +19,7 @@ from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
 from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
+from gptloom.train.lost import lost_peer
 from gptloom.train.parallel import Parallel
 from gptloom.train.schedules import Schedule
 from gptloom.train.timing import StepTimer
@@ -135,6 +136,7 @@ class Run:
         try:
             while self._unseen:
                 for hook in self.hooks:
+                    self.world.progress(self.state.step)
                     if hook(self._unseen[0], self) == "stop" and self.stopping is None:
                         self.stopping = f"finished: {getattr(hook, '__name__', hook.__class__.__name__)} asked to stop"
                 self._unseen.pop(0)
@@ -163,18 +165,21 @@ class Run:
             if self.world.first:
                 self._log = EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS))
             self.write_state()
+            self.world.on_failure = lambda reason: self._end("failed", reason)
             with self._signals():
                 yield
         except KeyboardInterrupt:
             self._end("failed", "broken off by a second Ctrl-C")
             raise
         except BaseException as error:
-            self._end("failed", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            words = lost_peer(error) or str(error)
+            self._end("failed", words.splitlines()[0] if words else type(error).__name__)
             raise
         else:
             reason = (self.stopping or f"{self.settings.steps} steps").removeprefix("finished: ")
             self._end("finished" if self.complete else "paused", reason)
         finally:
+            self.world.on_failure = None
             if self._log is not None:
                 self._log.close()
                 self._log = None

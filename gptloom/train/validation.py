@@ -57,6 +57,7 @@ def validate(
     counts = dict.fromkeys(objective.weights, 0.0)
     items, n_bytes = 0, 0
     for hand in _dealt(itertools.islice(batches, limit), parallel.data_size):
+        parallel.world.progress()
         mine = parallel.data_rank < len(hand)
         # Who has none left runs one all the same, for nothing: a sharded model needs every process for every layer.
         batch = hand[parallel.data_rank if mine else 0]

@@ -10,16 +10,19 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from gptloom.config.errors import EndedElsewhere, GuardStop, Problem, UserError
 from gptloom.train.network import interface_towards
+
+if TYPE_CHECKING:
+    from gptloom.train.watchdog import Watchdog
 
 Document = Any  # what JSON can hold
 FOREVER = timedelta(days=365)  # a process that dies is noticed by the launcher and the watchdog, not by impatience
@@ -38,12 +41,26 @@ class World:
     restarts: int = 0  # how often the launcher has started this world again after a failure
     host: str = field(default_factory=socket.gethostname)
     store: dist.Store | None = None
+    step: int = 0  # of the training, for the watchdog's words
+    dog: Watchdog | None = None
+    on_failure: Callable[[str], None] | None = None  # writes down why the watchdog ends the training
     _exchanges: int = 0
 
     @property
     def first(self) -> bool:
         """Whether this is the process that reads, writes and speaks for all."""
         return self.rank == 0
+
+    def progress(self, step: int | None = None) -> None:
+        """Tells the watchdog that something got done."""
+        if step is not None:
+            self.step = step
+        if self.dog is not None:
+            self.dog.progress()
+
+    def patience(self, doing: str) -> AbstractContextManager[None]:
+        """Work that may take any time, for which the others wait: nobody hangs as long as every process is alive."""
+        return nullcontext() if self.dog is None else self.dog.patience(doing)
 
     def share(self, document: Document = None) -> Document:
         """The first process's ``document``, at every process."""
@@ -80,12 +97,14 @@ class World:
         if self.size == 1:
             return work()
         if not self.first:
-            outcome = self.share()
+            with self.patience("waiting for the first process"):
+                outcome = self.share()
             if "code" in outcome:
                 raise EndedElsewhere(outcome["code"])
             return outcome["document"]
         try:
-            document = work()
+            with self.patience("working for all"):
+                document = work()
         except BaseException as error:
             self.share({"code": _exit_code(error)})
             raise
