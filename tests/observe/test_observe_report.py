@@ -117,6 +117,50 @@ def test_the_page_tells_the_whole_run(full: Path) -> None:
     assert any(name == "title" and "surprise per" in (value or "") for name, value in page.attributes)
 
 
+def timed(log: EventLog, step: int, forward: list[float], late: dict[int, float], hosts: list[str]) -> None:
+    phases = {
+        "data": [0.01] * len(hosts),
+        "forward": forward,
+        "backward": [0.5] * len(hosts),
+        "communication": [max(forward) - own for own in forward],
+    }
+    stragglers = [{"rank": rank, "host": hosts[rank], "times": times} for rank, times in late.items()]
+    log.append("timing", step=step, phases=phases, hosts=hosts, stragglers=stragglers)
+
+
+def test_the_page_shows_where_the_time_goes_and_who_is_late(tmp_path: Path) -> None:
+    hosts = ["north", "north", f"south {EVIL}"]
+    with EventLog(tmp_path / "events.jsonl") as log:
+        timed(log, 1, [9.0, 9.0], {0: 9.0}, ["north", "south"])  # of an attempt with fewer processes
+        timed(log, 2, [0.2, 0.4, 0.6], {2: 1.5}, hosts)
+        timed(log, 3, [0.2, 0.4, 0.7], {1: 1.3, 2: 1.7}, hosts)
+        timed(log, 4, [0.2, 0.4, 0.6], {}, hosts)
+    page = Page(write_report(tmp_path, lambda _: False).read_text(encoding="utf-8"))
+    assert "Where the time goes" in page.text and "average over 3 looks" in page.text
+    assert "process 0 on north: forward 200 ms" in page.text and f"process 2 on {hosts[2]}: forward 633 ms" in page.text
+    assert "1.14 s" in page.text, "process 1: 0.01 of data, 0.4, 0.5, and 0.23 of waiting"
+    assert "forward 36%" in page.text and "communication 19%" in page.text
+    said = f"Process 2 on {hosts[2]} kept the others waiting"
+    assert page.text.count("kept the others waiting") == 1 and said in page.text
+    assert "took 1.60 times" in page.text and "at 2 of 3 looks" in page.text
+
+
+def test_a_lone_process_has_one_bar_and_waits_for_nobody(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        timed(log, 2, [1.0], {}, ["here"])
+    page = Page(write_report(tmp_path, lambda _: False).read_text(encoding="utf-8"))
+    assert page.tags.count("rect") == 4 and "1.51 s" in page.text
+    assert "process 0" not in page.text and "waiting" not in page.text
+
+
+def test_of_many_processes_those_with_the_most_work_are_drawn(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        timed(log, 2, [1.0 if rank in (40, 7) else 0.1 for rank in range(64)], {}, ["here"] * 64)
+    page = Page(write_report(tmp_path, lambda _: False).read_text(encoding="utf-8"))
+    assert "process 40" in page.text and "process 7:" in page.text and "process 63" not in page.text
+    assert "Drawn are the 32 with the most work of their own, of 64 processes." in page.text
+
+
 def test_an_empty_run_still_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"state": "running"}', encoding="utf-8")
     page = Page(write_report(tmp_path, lambda _: False).read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from gptloom.observe.terminal import (
     human_time,
     print_table,
     progress_line,
+    speaker,
 )
 
 
@@ -103,6 +104,9 @@ def test_a_loss_that_is_not_finite_is_said() -> None:
          "step 5: saved checkpoints/step-00000005 (best)"),
         (event("guard", 5, reason="loss 9.1 is a spike", action="update skipped"),
          "step 5: guard: loss 9.1 is a spike → update skipped"),
+        (event("timing", 5, stragglers=[{"rank": 3, "host": "node7", "times": 1.456}]),
+         "step 5: the others wait for process 3 on node7 (1.46 times the middle one's work)"),
+        (event("timing", 5, stragglers=[]), "step 5: no process waits for another"),
         (event("end", 5, state="finished", reason="max_steps reached"), "finished at step 5: max_steps reached"),
     ],
 )  # fmt: skip
@@ -124,6 +128,26 @@ def test_on_a_terminal_one_line_moves_and_messages_stay_above(monkeypatch: pytes
     first = f"{clear}step 1 · loss 4.000 · 1M tok…"
     guard = "step 1: guard: spike → skipped\n"
     assert stream.getvalue() == f"{first}{clear}{guard}{clear}step 2 · loss 3.000{clear}"
+
+
+def test_a_process_that_keeps_the_others_waiting_is_named_once() -> None:
+    stream = io.StringIO()
+    reader = ProgressReader(Terminal(stream))
+    for step, ranks in enumerate([[], [1], [1], [], [0, 1]]):
+        late = [{"rank": rank, "host": f"node{rank}", "times": 1.5} for rank in ranks]
+        reader(event("timing", step, stragglers=late))
+    lines = stream.getvalue().splitlines()
+    assert [line[:6] for line in lines] == ["step 1", "step 4"] and "process 0 on node0" in lines[1]
+
+
+def test_errors_of_all_processes_but_the_first_say_whose_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    monkeypatch.delenv("RANK", raising=False)
+    assert speaker() == ""
+    monkeypatch.setenv("RANK", "0")
+    assert speaker() == ""
+    monkeypatch.setenv("RANK", "3")
+    assert speaker() == "process 3 on node7"
 
 
 @pytest.mark.parametrize("variable", [("NO_COLOR", ""), ("TERM", "dumb")])
