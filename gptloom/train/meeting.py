@@ -71,7 +71,6 @@ class Meeting(threading.Thread):
             raise UserError(Problem(what, mend="another --port, the same on every machine")) from None
 
     def run(self) -> None:
-        say(f"waiting for {self._absent()}")
         while not (self._over and (not self.members or time.monotonic() - self._ended_at > GRACE + SETTLE)):
             self._listen(0.2)
             self._advance()
@@ -127,7 +126,7 @@ class Meeting(threading.Thread):
         if self.running and not any(member.done for member in self.members.values()):
             self._again(f"{name} is here", patience=self.timeout)
         elif self.round < 0 and len(self.members) < len(self.nodes):
-            say(f"{name} is here; waiting for {self._absent()}")
+            say(f"{f'{name} is here; ' if node else ''}waiting for {self._absent()}")
 
     def _hear(self, node: int, member: Member, document: dict[str, Any]) -> None:
         match document["type"]:

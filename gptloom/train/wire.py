@@ -31,7 +31,7 @@ class Wire:
         try:
             self.connection.sendall(json.dumps({"type": type, **fields}).encode() + b"\n")
         except OSError as error:
-            raise ConnectionError(f"closed the connection ({error})") from None
+            raise ConnectionError(f"is gone ({error.strerror or error})") from None
         self._sent = time.monotonic()
 
     def beat(self) -> None:
@@ -48,9 +48,9 @@ class Wire:
         try:
             read = self.connection.recv(1 << 16)
         except OSError as error:
-            raise ConnectionError(f"closed the connection ({error})") from None
+            raise ConnectionError(f"is gone ({error.strerror or error})") from None
         if not read:
-            raise ConnectionError("closed the connection")
+            raise ConnectionError("is gone (connection closed)")
         self._heard = time.monotonic()
         *lines, self._buffer = (self._buffer + read).split(b"\n")
         try:
