@@ -50,12 +50,12 @@ def find_levers(options: PretrainOptions, config: ModelConfig, machine: Machine)
 def _smaller_preset(
     options: PretrainOptions, config: ModelConfig, machine: Machine, needed: int
 ) -> tuple[str, int] | None:
-    """The largest preset of the family that needs less, and how much less."""
+    """The largest preset of the family that needs at most three quarters of the memory, and how much less."""
     family = config.family if config.family != "gpt2" else "modern"
     same = {"vocab_size": config.vocab_size, "context": config.context}
     for size in reversed(SIZES):
         candidate = ModelConfig(**{**preset(f"{family}-{size}"), **same})
         saves = needed - process_memory(options, candidate, machine)
-        if saves > 0:
+        if 4 * saves >= needed:
             return f"--model {family}-{size}", saves
     return None
