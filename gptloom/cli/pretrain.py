@@ -67,7 +67,8 @@ def run_resume(resolved: Resolved[ResumeOptions], out: Output) -> int | None:
     from gptloom.stages.joining import speaks
     from gptloom.stages.pretrain import as_document
 
-    result = stage.resume(resolved)
+    yes = resolved.options.yes
+    result = stage.resume(resolved, confirm=lambda question: out.ask(question, yes) if out.at_terminal else yes)
     if stage.started_others(resolved) or not speaks():
         raise EndedElsewhere(0)
     out.document(as_document(result))

@@ -25,6 +25,7 @@ from gptloom.observe.events import read_events
 from gptloom.train.run import EVENTS, STATE
 
 Phase = Literal["preparing", "loading", "training", "evaluating", "sampling", "saving", "finishing", "ended"]
+TELLING = ("start", "train", "evaluate", "sample", "checkpoint", "end")  # events after which it is known what comes
 POLL = 0.001  # seconds between two looks: a save of a tiny model takes some ten milliseconds
 
 
@@ -152,7 +153,7 @@ class Attempt:
             return "saving"
         if self._is_written(self.run, f".{FINAL}.*.part"):
             return "finishing"
-        last = events[-1]
+        last = [event for event in events if event["type"] in TELLING][-1]
         steps = next(event["steps"] for event in events if event["type"] == "start")
         match last["type"]:
             case "train" if last["step"] % self.eval_every == 0 or last["step"] == steps:

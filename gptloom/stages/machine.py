@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,7 +13,7 @@ from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.observe.machine import cores
 from gptloom.observe.terminal import human_bytes, say
-from gptloom.stages.preflight import device_memory, training_memory
+from gptloom.stages.preflight import check_disk, check_memory, checkpoint_bytes, device_memory, training_memory
 from gptloom.train.machine_speed import matrix_peak
 from gptloom.train.memory import keep_freed_memory
 from gptloom.train.parallel import Parallel, Strategy
@@ -80,15 +81,25 @@ def choose_strategy(
 def process_memory(options: PretrainOptions, config: ModelConfig, machine: Machine) -> int:
     """Bytes that one process will need."""
     assert isinstance(options.micro_batch, int)
-    shards = {"fsdp": machine.world.size, "hsdp": machine.world.local_size}.get(options.strategy or "", 1)
+    world = machine.world
+    tensor = options.tensor_parallel if world.size > 1 else 1
+    shards = {"fsdp": world.size, "hsdp": world.local_size}.get(options.strategy or "", 1)
     return training_memory(
         config,
         options.micro_batch * config.context,
         machine.dtype,
-        parts=max(shards, options.tensor_parallel),
-        tensor=options.tensor_parallel,
+        parts=max(shards, tensor),
+        tensor=tensor,
         recompute=options.recompute,
     )
+
+
+def check_room(options: PretrainOptions, config: ModelConfig, machine: Machine, folder: Path, checkpoints: int) -> None:
+    """UserError when memory or disk are too small for the training, saying what would fit."""
+    needed, there = process_memory(options, config, machine), device_memory(machine.device, machine.world.local_size)
+    shards = machine.world.size > 1 and options.strategy in ("fsdp", "hsdp")
+    check_memory(config, needed, there, config.context, machine.dtype, shards=shards)
+    check_disk(folder, checkpoint_bytes(config) * checkpoints)
 
 
 def spread(options: PretrainOptions, world: World, device: torch.device) -> Parallel:

@@ -86,7 +86,7 @@ def pretrain(
         if world.restarts and (folder / EVENTS).exists():
             from gptloom.stages.resume import go_on  # which itself begins with a pretraining's parts
 
-            return go_on(world, resolve(ResumeOptions, {"run": str(folder)}), callbacks)
+            return go_on(world, resolve(ResumeOptions, {"run": str(folder)}), callbacks, lambda question: True)
         with Claim(folder, options.overwrite) as claim:
             return train_in(world, resolved, claim, callbacks, confirm)
 

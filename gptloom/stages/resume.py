@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
 from gptloom.stages.derive import Steps, count_steps
 from gptloom.stages.joining import asks_for_processes, join_training, launched
-from gptloom.stages.machine import use_machine
+from gptloom.stages.machine import check_room, use_machine
 from gptloom.stages.pretrain import train_in
 from gptloom.stages.settings import loop_settings, schedule_of
 from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task, stored_options
@@ -30,16 +30,21 @@ from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import checkpoint_facts, start
 from gptloom.train.agreement import check_shared_folder
 from gptloom.train.assemble import empty_model
-from gptloom.train.checkpoint import MODEL, read_checkpoint
+from gptloom.train.checkpoint import FOLDER, MODEL, newest_sound, read_checkpoint
 from gptloom.train.rollback import not_taken_back
 from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state
 from gptloom.train.world import World
 
 
-def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) -> TrainedRun:
+def resume(
+    resolved: Resolved[ResumeOptions],
+    callbacks: Sequence[Hook] = (),
+    confirm: Callable[[str], bool] | None = None,
+) -> TrainedRun:
     """Continues the run of ``resolved.options.run``; budgets given here extend a finished one.
 
-    It may go on with other processes than before. Raises UserError when the folder is no run, holds no sound
+    It may go on with other processes than before. ``confirm`` is asked before an older checkpoint is taken because the
+    newest is damaged (default: what ``--yes`` says). Raises UserError when the folder is no run, holds no sound
     checkpoint, or there is nothing left to do.
     """
     folder = Path(resolved.options.run)
@@ -49,7 +54,7 @@ def resume(resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook] = ()) ->
     if asks_for_processes(options):
         return launched("resume", resolved, options, str(folder), callbacks)
     with join_training(options, resolved) as world:
-        return go_on(world, resolved, callbacks)
+        return go_on(world, resolved, callbacks, confirm or (lambda question: resolved.options.yes))
 
 
 def started_others(resolved: Resolved[ResumeOptions]) -> bool:
@@ -58,22 +63,28 @@ def started_others(resolved: Resolved[ResumeOptions]) -> bool:
     return asks_for_processes(_as_asked(stored_options(folder), resolved).options)
 
 
-def go_on(world: World, resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook]) -> TrainedRun:
+def go_on(
+    world: World, resolved: Resolved[ResumeOptions], callbacks: Sequence[Hook], confirm: Callable[[str], bool]
+) -> TrainedRun:
     """``resume`` in every process of ``world``."""
     folder = Path(resolved.options.run)
     check_shared_folder(world, folder)
-    plan = world.first_does(lambda: _plan(resolved, folder))
-    if plan["at"] is None:
+    if not world.first_does(lambda: bool(list((folder / FOLDER).glob("step-*")))):
         say("the run was broken off before its first checkpoint: it starts again")
         again = _from_the_start(stored_options(folder), resolved, folder)
         with Claim(folder, overwrite=True) as claim:
             return train_in(world, again, claim, callbacks, confirm=lambda question: True)
+    newest, _, _, harm = newest_sound(folder, world)
+    world.first_does(lambda: _accept(harm, newest, folder, confirm))
+    plan = world.first_does(lambda: _plan(resolved, folder, newest))
+    checkpoint = finished_checkpoints(folder)[plan["at"]]
+    document = read_checkpoint(checkpoint, world)
     stored = _as_asked(stored_options(folder), resolved)
-    checkpoint, document = finished_checkpoints(folder)[plan["at"]], plan["document"]
     options = stored.options.model_copy(update={"precision": _precision_of(document)})
     machine = use_machine(options, world)
     task = replace(open_task(folder, machine, plan["found"]), resolved=stored)
     world.first_does(lambda: _compare_with(document["facts"], task, folder))
+    world.first_does(lambda: check_room(options, task.config, machine, folder, checkpoints=1))
     settings = loop_settings(stored.options, task.config, plan["steps"], machine.peak, plan["begin"])
     run = Run(folder, settings, RunState(**{**document["run"], "begin": plan["begin"]}), task.parallel)
     model = empty_model(task.config, task.parallel, task.dtype)
@@ -81,20 +92,28 @@ def go_on(world: World, resolved: Resolved[ResumeOptions], callbacks: Sequence[H
     return TrainedRun(folder)
 
 
-def _plan(resolved: Resolved[ResumeOptions], folder: Path) -> dict[str, Any]:
-    """Where to go on and how far, as JSON; an extension is written into the run's options."""
+def _accept(harm: Sequence[Problem], newest: int, folder: Path, confirm: Callable[[str], bool]) -> None:
+    """UserError when newer checkpoints than ``newest`` are damaged and the user does not want to go on without them."""
+    if not harm:
+        return
+    if confirm(f"Newer checkpoints are damaged ({harm[0].where}: {harm[0].what}). Go on from step {newest}?"):
+        say(f"going on from step {newest}: {harm[0].where}: {harm[0].what}")
+        return
+    what = f"the newest sound checkpoint is that of step {newest}"
+    raise UserError(*harm, Problem(what, str(folder), f"gptloom resume {folder} --yes, which goes on from there"))
+
+
+def _plan(resolved: Resolved[ResumeOptions], folder: Path, newest: int) -> dict[str, Any]:
+    """Where to go on, not beyond ``newest``, and how far, as JSON; an extension is written into the run's options."""
     stored = stored_options(folder)
     before = read_state(folder)
-    kept = finished_checkpoints(folder)
-    if not kept:
-        return {"at": None}
+    kept = {step: path for step, path in finished_checkpoints(folder).items() if step <= newest}
     kept = not_taken_back(kept, read_events(folder / EVENTS))
     steps = _wanted_steps(resolved.options, stored.options, folder, before)
     if before.state == "finished" and before.step >= steps.steps:
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
         raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
     at, begin = _where_to_go_on(stored.options, before, steps, kept)
-    document = read_checkpoint(kept[at])
     if steps.steps != before.steps:
         stored = _extended(stored, steps)
         write_config(folder / CONFIG, stored, "pretrain", band_of(stored.options))
@@ -106,7 +125,7 @@ def _plan(resolved: Resolved[ResumeOptions], folder: Path) -> dict[str, Any]:
         "parents": [{**p, "path": str((model / p["path"]).resolve())} for p in lineage.get("parents", [])],
         "data_hash": lineage.get("data_hash"),
     }
-    return {"at": at, "begin": begin, "steps": steps.steps, "document": document, "found": found}
+    return {"at": at, "begin": begin, "steps": steps.steps, "found": found}
 
 
 def _as_asked(stored: Resolved[PretrainOptions], now: Resolved[ResumeOptions]) -> Resolved[PretrainOptions]:
