@@ -14,6 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 26
 """Room around the plotting area for the labels of the axes."""
 ROW = 24
 """From one bar to the next, in CSS pixels."""
+LETTER, LONGEST_LABEL = 7, 40
+"""About the width of a letter of a bar's label in CSS pixels; and after how many letters the label is cut off."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,16 @@ class Bar:
     total: str
 
 
-def bar_chart(bars: Sequence[Bar], label: str, *, width: int = 720, left: int = 170) -> str:
-    """An ``<svg>`` of bars below each other, the longest as wide as there is room; ``left``: room for the labels."""
+def bar_chart(bars: Sequence[Bar], label: str, *, width: int = 720) -> str:
+    """An ``<svg>`` of bars below each other, the longest as wide as there is room beside the labels."""
+    left = 16 + LETTER * min(LONGEST_LABEL, max(len(bar.label) for bar in bars))
     longest = max(sum(length for _, length in bar.pieces) for bar in bars)
     scale = (width - left - 70) / longest if longest else 0.0
     parts = [f'<svg viewBox="0 0 {width} {ROW * len(bars)}" role="img" aria-label="{escape(label)}">']
     for number, bar in enumerate(bars):
         x, y = float(left), ROW * number
-        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(bar.label)}</text>')
+        shown = bar.label if len(bar.label) <= LONGEST_LABEL else f"{bar.label[: LONGEST_LABEL - 1]}…"
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(shown)}</text>')
         for name, length in bar.pieces:
             title = f"<title>{escape(bar.label)}: {escape(name)} {seconds(length)}</title>"
             wide = length * scale

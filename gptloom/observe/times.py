@@ -92,7 +92,8 @@ def time_section(events: Sequence[Event]) -> str:
     times = Times.of(events)
     if times is None:
         return ""
-    keys = "".join(f'<span class="key {name}">{name} {times.share(name):.0%}</span>' for name in times.phases)
+    seen = [name for name in times.phases if times.share(name) >= 0.005]
+    keys = "".join(f'<span class="key {name}">{name} {times.share(name):.0%}</span>' for name in seen)
     ranks = sorted(sorted(range(len(times.hosts)), key=times.own_work, reverse=True)[:MOST_BARS])
     chart = bar_chart([_bar(times, rank) for rank in ranks], "seconds of a step by phase")
     about = f"One step, on average over {times.looks} looks."
