@@ -63,5 +63,5 @@ class RerunOptions(OutOption, JsonOption, QuietOption, Options):
     run: Annotated[str, POSITIONAL] = Field(description="finished run folder")
     verify: bool = Field(False, description="compare the repetition with the run")
     tolerance: float | None = Field(
-        None, gt=0, description="largest relative difference of losses where bits cannot agree (default: by precision)"
+        None, gt=0, description="relative difference of losses to allow (default: where nothing changed, no bit)"
     )

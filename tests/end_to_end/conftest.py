@@ -33,6 +33,10 @@ class Answer:
         return json.loads(self.out)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=20, help="how often test_kills.py kills a training at random moments")
+
+
 def some_text(sentences: int, seed: int = 1) -> str:
     draw = random.Random(seed)
     lines = (
