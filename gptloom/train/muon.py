@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
@@ -44,9 +45,12 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         group: dist.ProcessGroup | None = None,
+        waiting: AbstractContextManager[None] | None = None,
     ) -> None:
+        """``waiting`` is entered around each exchange with the other processes, to time it."""
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self._processes = group
+        self._waiting = nullcontext() if waiting is None else waiting
         self._divisions: dict[tuple[int, ...], Division] = {}
         if any(matrix.ndim != 2 for part in self.param_groups for matrix in part["params"]):
             raise ValueError("Muon takes matrices only")
@@ -66,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         assert self._processes is not None
         key = tuple(map(id, matrices))
         if key not in self._divisions:
-            self._divisions[key] = Division(matrices, self._processes)
+            self._divisions[key] = Division(matrices, self._processes, self._waiting)
         division = self._divisions[key]
         for hands in division.rounds:
             blends = {index: self._blend(matrices[index], part) for hand in hands for index in hand}
@@ -122,7 +126,10 @@ class Slice(NamedTuple):
 class Division:
     """Who orthogonalises which of the matrices, in which order, and which slices travel for that."""
 
-    def __init__(self, matrices: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    def __init__(
+        self, matrices: Sequence[Tensor], group: dist.ProcessGroup, waiting: AbstractContextManager[None]
+    ) -> None:
+        self.waiting = waiting
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
         self.shapes = [matrix.shape for matrix in matrices]
         self.device = _computing_device(matrices[0])
@@ -169,13 +176,14 @@ class Division:
         sent = _flat([piece for pieces in out for piece in pieces], self.device)
         sizes = [[part.rows * part.columns for part in parts] for parts in shapes]
         received = torch.empty(sum(map(sum, sizes)), dtype=torch.bfloat16, device=self.device)
-        dist.all_to_all_single(
-            received.view(torch.uint8),  # bytes: gloo does not know bf16
-            sent.view(torch.uint8),
-            [2 * sum(rank_sizes) for rank_sizes in sizes],
-            [2 * sum(piece.numel() for piece in pieces) for pieces in out],
-            group=self.group,
-        )
+        with self.waiting:
+            dist.all_to_all_single(
+                received.view(torch.uint8),  # bytes: gloo does not know bf16
+                sent.view(torch.uint8),
+                [2 * sum(rank_sizes) for rank_sizes in sizes],
+                [2 * sum(piece.numel() for piece in pieces) for pieces in out],
+                group=self.group,
+            )
         flat = iter(received.split([size for rank_sizes in sizes for size in rank_sizes]))
         return [[next(flat).view(part.rows, part.columns) for part in parts] for parts in shapes]
 

@@ -49,7 +49,7 @@ class Optimizer:
             raise ValueError("no parameter requires a gradient")
         self.trained = trained
         self.parallel.watch(model, self.masters.tensors)
-        self._parts = _build(trained, settings, dist.group.WORLD if self.parallel.world.size > 1 else None)
+        self._parts = _build(trained, settings, self.parallel)
         self.loss_scale = LossScale() if dtype == torch.float16 else None
         self.overflowed = (
             False  # whether the gradients of this step were too large for fp16, and scaling lower may help
@@ -144,9 +144,7 @@ class Optimizer:
             owner[id(parameter)].state[parameter][quantity] = value.to(device).clone()
 
 
-def _build(
-    trained: dict[str, Tensor], settings: OptimizerSettings, processes: dist.ProcessGroup | None
-) -> list[torch.optim.Optimizer]:
+def _build(trained: dict[str, Tensor], settings: OptimizerSettings, parallel: Parallel) -> list[torch.optim.Optimizer]:
     """Weight decay on tensors of two or more dimensions only, as nanoGPT, llm.c and the GPT papers have it."""
     wide = {name: tensor for name, tensor in trained.items() if tensor.ndim >= 2}
     vectors = [tensor for name, tensor in trained.items() if tensor.ndim < 2]
@@ -159,7 +157,9 @@ def _build(
     ]
     parts: list[torch.optim.Optimizer] = []
     if settings.kind == "muon" and hidden:
-        parts.append(Muon(hidden, settings.lr, settings.weight_decay, settings.momentum, processes))
+        everyone = dist.group.WORLD if parallel.world.size > 1 else None
+        waiting = parallel.timer.phase("communication")
+        parts.append(Muon(hidden, settings.lr, settings.weight_decay, settings.momentum, everyone, waiting))
     else:
         groups.insert(0, {"params": hidden, "lr": settings.lr, "weight_decay": settings.weight_decay})
     groups = [group for group in groups if group["params"]]
