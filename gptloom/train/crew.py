@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gptloom.observe.machine import cores
+from gptloom.observe.terminal import say
 from gptloom.train.network import interface_towards
 from gptloom.train.workers import EXPLAINED, Workers
 
@@ -64,4 +65,7 @@ class Restarts:
         if exit_code in EXPLAINED and not lost:
             return False
         self.in_a_row = self.in_a_row + 1 if lasted < self.soon else 1
-        return self.in_a_row < self.LIMIT
+        if self.in_a_row < self.LIMIT:
+            return True
+        say(f"not started again: it failed {self.LIMIT} times in a row within {self.soon:.0f} s of its start")
+        return False

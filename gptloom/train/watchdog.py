@@ -232,7 +232,8 @@ class Watchdog:
         """Says why, writes it down and ends the process, whatever its main thread is doing."""
         if not self._ending.acquire(blocking=False):
             time.sleep(2 * LAST_WORDS)  # the other thread is at it
-        threading.Timer(2 * LAST_WORDS, _leave).start()  # what is said and written may hang as well
+        self._threads.append(threading.Timer(2 * LAST_WORDS, _leave))  # what is said and written may hang as well
+        self._threads[-1].start()
         try:
             if not alone:
                 self._store.set(_key("verdict"), json.dumps({"reason": reason, "stacks": stacks}))
