@@ -44,7 +44,7 @@ def write_tensors(
     """
     order = list(DTYPES)
     names = sorted(empty, key=lambda name: (order.index(empty[name].dtype), name.encode()))
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in names:
         start, end = end, end + empty[name].numel() * empty[name].element_size()

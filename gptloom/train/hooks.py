@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gptloom.train.checkpoint import prune
+from gptloom.train.disk import unless_full
 from gptloom.train.rollback import checkpoints_before_trouble
 from gptloom.train.run import Run
+from gptloom.train.saver import Saver
 from gptloom.train.validation import Validation
 
 Event = dict[str, Any]
@@ -61,21 +63,47 @@ class Patience:
         return "stop" if event["type"] == "evaluate" and run.state.stale_evaluations >= self.evaluations else None
 
 
+class _Plain(Saver):
+    """A function that saves, until every stage has a ``Saver``."""
+
+    def __init__(self, save: Callable[[Run], object]) -> None:
+        self._save = None
+        self.save = save  # type: ignore[method-assign,assignment]
+
+
 class Save:
     """A checkpoint every ``every`` steps, at the end and when the run is asked to stop.
 
     Kept are the last ``keep_last``, the best, the one before a trapezoid comes down, from which a run is extended, and
-    while updates are refused the one before them, to which the run may go back.
+    while updates are refused the one before them, to which the run may go back. Nothing goes before the new one stands.
     """
 
-    def __init__(self, save: Callable[[Run], object], every: int, keep_last: int = 2) -> None:
-        self.save, self.every, self.keep_last = save, every, keep_last
+    def __init__(self, saver: Saver | Callable[[Run], object], every: int, keep_last: int = 2) -> None:
+        self.saver = saver if isinstance(saver, Saver) else _Plain(saver)
+        self.every, self.keep_last = every, keep_last
 
     def __call__(self, event: Event, run: Run) -> None:
+        if event["type"] == "start":
+            self.saver.forget(run)
+        elif event["type"] == "checkpoint":
+            self._tidy(run)
+        elif event["type"] == "train":
+            self.saver.settle(run)
+        if self._wanted(event, run):
+            self.saver.save(run)
+        if event["type"] == "closing":
+            self.saver.settle(run, wait=True)
+
+    def _wanted(self, event: Event, run: Run) -> bool:
         best_now = event["type"] == "evaluate" and run.state.best_step == run.state.step
-        stable_end = run.settings.schedule.stable_end if run.settings.schedule else None
-        decay_begins = event["type"] == "train" and run.state.step == stable_end
-        if due(event, run, self.every) or best_now or decay_begins or event["type"] == "closing":
-            self.save(run)
-            prune(run.path, self.keep_last, {run.state.best_step, stable_end, *checkpoints_before_trouble(run)[:1]})
-            run.write_state()
+        decay_begins = event["type"] == "train" and run.state.step == _stable_end(run)
+        return due(event, run, self.every) or best_now or decay_begins or event["type"] == "closing"
+
+    def _tidy(self, run: Run) -> None:
+        keep = {run.state.best_step, _stable_end(run), *checkpoints_before_trouble(run)[:1]}
+        run.world.first_does(lambda: prune(run.path, self.keep_last, keep))
+        unless_full(run.write_state)
+
+
+def _stable_end(run: Run) -> int | None:
+    return run.settings.schedule.stable_end if run.settings.schedule else None

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -11,30 +12,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig
 from gptloom.model.reference import finished_checkpoints, resolve_reference
-from gptloom.model.store import load_model, save_model
+from gptloom.model.store import load_model
+from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
-from gptloom.train.checkpoint import masters_state, name_of, prune, read_checkpoint, save_checkpoint
+from gptloom.train.checkpoint import OPTIMIZER, name_of, newest_sound, prune, read_checkpoint, restore, seal
 from gptloom.train.hooks import Save
 from gptloom.train.objective import NextToken
+from gptloom.train.saver import Saver
 from gptloom.train.schedules import Schedule
+from gptloom.train.snapshot import About
 
 CONFIG = ModelConfig(vocab_size=29, context=12, n_layer=2, n_head=2, d_model=16, d_ff=32)
 SCRIPT = Path(__file__).parent / "tiny_training.py"
 
 
-def save(run) -> Path:
-    return save_checkpoint(run, lambda folder: save_model(folder, masters_state(run), CONFIG), {"threads": 1})
+def about(run, folder: Path) -> About:
+    return About(CONFIG, None, {"step": run.state.step}, {"threads": 1})
+
+
+def save(every: int, keep_last: int = 2) -> Save:
+    return Save(Saver(about), every, keep_last)
 
 
 @pytest.fixture
 def trained(train):
     """Four steps in bf16, saved at 2 and 4."""
-    return train(steps=4, dtype=torch.bfloat16, objective=NextToken(), hooks=[Save(save, every=2)])
+    return train(steps=4, dtype=torch.bfloat16, objective=NextToken(), hooks=[save(every=2)])
 
 
 def test_the_layout_is_as_promised(trained) -> None:
@@ -101,9 +109,113 @@ def test_a_harmed_state_is_named(trained, content: str) -> None:
 def test_a_newer_checkpoint_is_refused(trained) -> None:
     path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
     document = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(document | {"version": 3}), encoding="utf-8")
+    del document["seal"]
+    document["version"] = 3
+    path.write_text(json.dumps(document | {"seal": seal(document)}), encoding="utf-8")
     with pytest.raises(UserError, match=r"newer gptloom.*version 3"):
         read_checkpoint(path.parent)
+
+
+def test_a_flipped_bit_in_a_number_of_the_state_is_noticed(trained) -> None:
+    path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"step": 4,', '"step": 5,'), encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(path.parent)
+
+
+def test_checkpoints_of_before_the_seal_are_read(trained) -> None:
+    path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["version"] == 1
+    del document["seal"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_checkpoint(path.parent) == document
+
+
+def test_the_files_are_the_bytes_that_the_library_writes(trained, tmp_path: Path) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    weights = load_file(folder / "model" / "model.safetensors")
+    for file, metadata in ((folder / "model" / "model.safetensors", {"format": "pt"}), (folder / OPTIMIZER, None)):
+        save_file(load_file(file), tmp_path / "again", metadata=metadata)
+        assert file.read_bytes() == (tmp_path / "again").read_bytes()
+    assert len(weights) == len(trained.weights)
+
+
+# ---- which one to go on from -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four(train) -> Path:
+    """A run with checkpoints at 2, 4, 6 and 8."""
+    return train(steps=8, objective=NextToken(), hooks=[save(every=2, keep_last=9)]).run.path
+
+
+def harm(run: Path, step: int, name: str) -> Path:
+    path = run / "checkpoints" / name_of(step) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_the_newest_sound_checkpoint_is_found_and_the_others_named(four: Path) -> None:
+    step, path, document, problems = newest_sound(four)
+    assert (step, path.name, document["run"]["step"], problems) == (8, "step-00000008", 8, [])
+    (four / "checkpoints" / name_of(8) / "state.json").unlink()  # half deleted: this file went first
+    harmed = [harm(four, 6, OPTIMIZER), harm(four, 4, "model/config.json"), harm(four, 4, "state.json")]
+    step, path, document, problems = newest_sound(four)
+    assert (step, path.name, document["run"]["step"]) == (2, "step-00000002", 2)
+    assert [problem.where for problem in problems] == [
+        str(four / "checkpoints" / name_of(8) / "state.json"),
+        str(harmed[0]),
+        str(harmed[2]),  # which says what the others should be
+    ]
+    harm(four, 2, OPTIMIZER)
+    with pytest.raises(UserError, match="no checkpoint of this run can be used") as refused:
+        newest_sound(four)
+    assert len(refused.value.problems) == 5
+
+
+def test_every_bit_of_a_checkpoint_counts(four: Path) -> None:
+    """Whatever is flipped, cut off or lost in the newest one: the one before is offered instead."""
+    draw = random.Random(3)
+    newest = four / "checkpoints" / name_of(8)
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    for file in files:
+        content = file.read_bytes()
+        for _ in range(5):
+            flipped = bytearray(content)
+            flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            file.write_bytes(flipped)
+            assert newest_sound(four)[0] == 6 or json.loads(flipped) == json.loads(content)
+        file.write_bytes(content[: draw.randrange(len(content) - 1)])
+        assert newest_sound(four)[0] == 6
+        file.unlink()
+        assert newest_sound(four)[0] == 6
+        file.write_bytes(content)
+    assert newest_sound(four)[0] == 8
+
+
+def test_files_that_are_not_of_the_checkpoint_are_refused_where_they_would_be_read(four: Path) -> None:
+    newest = four / "checkpoints" / name_of(8)
+    (newest / ".DS_Store").write_bytes(b"nobody reads this")
+    assert newest_sound(four)[0] == 8
+    shutil.copy(newest / OPTIMIZER, newest / "model" / "model-00001-of-00002.safetensors")
+    step, _, _, problems = newest_sound(four)
+    assert step == 6 and "not of this checkpoint" in problems[0].what
+
+
+def test_masters_come_back_from_the_checkpoint(trained, train) -> None:
+    """Into another model, in bf16 with fp32 masters; the optimizer's state as well, the copies refreshed."""
+    other = train(steps=1, dtype=torch.bfloat16, objective=NextToken(), model=Transformer.initialised(CONFIG, seed=9))
+    path = trained.run.path / "checkpoints" / "step-00000004"
+    restore(other.run, path, read_checkpoint(path))
+    assert all(torch.equal(tensor, trained.weights[name]) for name, tensor in other.weights.items())
+    ours, theirs = other.optimizer.state_tensors(), trained.optimizer.state_tensors()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for name, parameter in other.model.named_parameters():
+        assert torch.equal(parameter, trained.weights[name].bfloat16())
 
 
 def test_without_state_json_it_is_not_finished(trained) -> None:
@@ -113,7 +225,7 @@ def test_without_state_json_it_is_not_finished(trained) -> None:
 
 
 def test_pruning_keeps_the_last_ones_and_those_named(train) -> None:
-    done = train(steps=8, objective=NextToken(), hooks=[Save(save, every=1, keep_last=9)])
+    done = train(steps=8, objective=NextToken(), hooks=[save(every=1, keep_last=9)])
     prune(done.run.path, 2, {3, None})
     assert list(finished_checkpoints(done.run.path)) == [3, 7, 8]
     assert not list((done.run.path / "checkpoints").glob(".*"))
@@ -126,14 +238,14 @@ def test_save_keeps_the_best_and_the_one_before_the_decay(train) -> None:
             run.emit("evaluate", valid_loss=1.0)
 
     schedule = Schedule(12, kind="trapezoid", decay=7)
-    done = train(steps=12, schedule=schedule, objective=NextToken(), hooks=[best_is_three, Save(save, every=2)])
+    done = train(steps=12, schedule=schedule, objective=NextToken(), hooks=[best_is_three, save(every=2)])
     assert list(finished_checkpoints(done.run.path)) == [3, 5, 10, 12]
 
 
 def test_a_run_that_goes_back_forgets_what_lay_ahead(train, tmp_path) -> None:
     from gptloom.train.loop import fit
 
-    done = train(steps=6, objective=NextToken(), hooks=[Save(save, every=2, keep_last=9)])
+    done = train(steps=6, objective=NextToken(), hooks=[save(every=2, keep_last=9)])
     done.run.state.step = 2
     ahead: list[list[int]] = []
     fit(
