@@ -102,10 +102,13 @@ class ShownWindow:
 
 
 def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
-    """The first ``rows`` windows that ``step`` of a run was, or will be, trained on."""
+    """The first ``rows`` windows that ``step`` of a run was, or will be, trained on; without what a guard left out."""
     from gptloom.data.batches import TokenBatches
+    from gptloom.observe.events import read_events
     from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
     from gptloom.tokenizer import load_tokenizer
+    from gptloom.train.rollback import excluded_windows
+    from gptloom.train.run import EVENTS
 
     options = resolved.options
     folder = Path(options.run)
@@ -118,7 +121,8 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
     windows = trained.batch_tokens // trained.context
     batches = TokenBatches(reopen_shards(trained, folder / DATA).train, trained.context, windows, trained.seed)
     shown = []
-    for row, place in enumerate(batches.describe(options.step - 1)[: options.rows]):
+    excluded = excluded_windows(read_events(folder / EVENTS))
+    for row, place in enumerate(batches.describe(options.step - 1, excluded)[: options.rows]):
         ids = batches.sources[place.source][0].read(place.start, place.end - place.start).tolist()
         shown.append(ShownWindow(row, **asdict(place), ids=ids, text=tokenizer.decode(ids)))
     return shown
@@ -127,7 +131,8 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
 def run_show(resolved: Resolved[ShowOptions], out: Output) -> None:
     """Shows, as text, what a step of a run was or will be trained on.
 
-    The order of the data is a pure function of the seed, so nothing needs to have been recorded.
+    The order of the data is a pure function of the seed and of the windows that a guard left out, which are in the
+    event log, so nothing else needs to have been recorded.
     """
     shown = show(resolved)
     for window in shown:

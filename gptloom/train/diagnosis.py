@@ -20,6 +20,8 @@ from gptloom.train.run import Run
 from gptloom.train.world import World
 
 SHOWN = 3  # tensors named in each line
+LARGE = 10.0
+"""Root mean square from which weights are out of hand: matrices begin below 1, gains of norms at 1, and stay near it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,15 @@ class Health:
 
     name: str
     value: float  # L2 norm
+    count: int  # of its numbers
     gradient: float  # L2 norm; 0 where there is none
     usual: float  # the gradient norm that the optimizer remembers; 0 before the first update
     moments: dict[str, float]  # what the optimizer keeps for it (exp_avg, momentum_buffer ...): norms
+
+    @property
+    def rms(self) -> float:
+        """The usual size of its numbers."""
+        return self.value / math.sqrt(self.count)
 
     @property
     def growth(self) -> float:
@@ -70,6 +78,7 @@ def examine(optimizer: Optimizer) -> list[Health]:
         Health(
             name,
             math.sqrt(value),
+            optimizer.trained[name].numel(),
             math.sqrt(gradients.get(name, 0.0)),
             moments[name].get("exp_avg_sq", moments[name].get("momentum_buffer", 0.0)),
             moments[name],
@@ -126,7 +135,7 @@ def _headline(verdict: Verdict, refused: int, why_not_back: str) -> str:
 
 
 def describe(health: Sequence[Health]) -> list[str]:
-    """Which tensors are not finite, and where the gradient is largest against what the optimizer remembers of it.
+    """Which tensors are not finite or far too large, and where the gradient is largest against what the optimizer remembers of it.
 
     Gradients are listed in the order of the backward pass: the first is the nearest to where they went wrong.
     """
@@ -145,6 +154,10 @@ def describe(health: Sequence[Health]) -> list[str]:
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             lines.append(f"not finite, {what}: {', '.join(names[:SHOWN])}{more}")
+    large = sorted((one for one in health if math.isfinite(one.rms) and one.rms > LARGE), key=lambda one: -one.rms)
+    if large:
+        named = (f"{one.name} {one.rms:.3g}" for one in large[:SHOWN])
+        lines.append(f"weights out of hand, by their root mean square: {', '.join(named)}")
     grown = sorted((one for one in health if math.isfinite(one.growth) and one.growth), key=lambda one: -one.growth)
     if grown:
         named = (f"{one.name} {one.gradient:.3g} ({one.growth:.3g} times)" for one in grown[:SHOWN])
@@ -159,7 +172,7 @@ def suggest(verdict: Verdict, health: Sequence[Health], setting: Setting) -> lis
     clip = f"smaller steps: --clip {setting.clip / 2:g}" if setting.clip else "clipped gradients: --clip 1"
     look = f"look at the text: gptloom data show {setting.path} --step {setting.step + 1}"
     wide = ["exact numbers: --precision fp32"] if setting.narrow else []
-    harmed = any(not math.isfinite(norm) for one in health for norm in (one.value, *one.moments.values()))
+    harmed = any(not all(map(math.isfinite, (one.value, *one.moments.values()))) or one.rms > LARGE for one in health)
     if verdict.kind == "diverged" or harmed:
         order = [lower, longer, *([clip] if not setting.clip else []), *wide, clip]
     elif not setting.finite:  # and the weights are sound
