@@ -17,7 +17,7 @@ from gptloom.config.errors import UserError
 from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import load_model, read_lineage
 from gptloom.observe.events import read_events
-from gptloom.stages import pretrain as stage
+from gptloom.stages import training as stage
 from gptloom.train.run import read_state
 from gptloom.train.schedules import Schedule
 
@@ -40,7 +40,7 @@ def test_a_text_becomes_a_model(pretrain, gptloom, tmp_path: Path) -> None:
     state = read_state(run)
     assert (state.state, state.reason, state.step, state.steps) == ("finished", "20 steps", 20, 20)
     kinds = {event["type"] for event in read_events(run / "events.jsonl")}
-    assert kinds == {"start", "train", "evaluate", "sample", "checkpoint", "end"}
+    assert kinds == {"start", "train", "timing", "evaluate", "sample", "checkpoint", "end"}
     start = events(run, "start")[0]
     assert start["steps"] == 20 and start["tokens_per_step"] == 256 and start["context"] == 16
     losses = [event["loss"] for event in events(run, "train")]

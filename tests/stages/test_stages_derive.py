@@ -22,10 +22,15 @@ from gptloom.stages.derive import (
     choose_warmup,
     count_steps,
 )
-from gptloom.stages.pretrain import schedule_of
+from gptloom.stages.machine import Machine
+from gptloom.stages.settings import schedule_of
+from gptloom.train.world import World
 
 NONE = {"max_steps": None, "max_epochs": None, "max_minutes": None, "max_train_tokens": None}
 NANO = ModelConfig(**preset("modern-nano"))
+
+
+ALONE = Machine(World(), torch.device("cpu"), torch.float32, 1e11)
 
 
 def resolved(**given) -> Resolved[PretrainOptions]:
@@ -122,12 +127,12 @@ def test_a_base_decides_its_own_shape() -> None:
 )
 def test_options_that_would_do_nothing_are_refused(given, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        choose_optimization(resolved(**given), NANO, 1e6, torch.float32, torch.device("cpu"))
+        choose_optimization(resolved(**given), NANO, 1e6, ALONE)
 
 
 def test_everything_is_derived_with_its_rule(monkeypatch) -> None:
     monkeypatch.setattr(choices, "memory", lambda: (8 << 30, 8 << 30))
-    done = choose_optimization(resolved(), NANO, 1e7, torch.float32, torch.device("cpu"))
+    done = choose_optimization(resolved(), NANO, 1e7, ALONE)
     names = ("batch_tokens", "micro_batch", "optimizer", "lr", "embedding_lr", "schedule", "final_lr")
     assert all(done.source(name) == "derived" and done.rules[name] for name in names)
     assert math.log2(done.options.batch_tokens).is_integer()

@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,19 @@ def test_a_model_bigger_than_memory_names_what_would_fit(gigabytes: int, fits: s
         check_memory(config, max(needed, 41 << 30), gigabytes << 30, 1024, torch.float32)
     mend = refused.value.problems[0].mend
     assert mend is not None and f"--model {fits}, the largest that fits" in mend
-    parts = re.search(r"--strategy fsdp on (\d+)", mend)
-    assert parts is not None
-    shards = [preflight.training_memory(config, 1024, torch.float32, parts=int(parts[1]) - less) for less in (0, 1)]
-    assert shards[0] <= gigabytes << 30 < shards[1] or gigabytes == 40
+
+
+def test_so_many_shards_as_are_said_do_fit() -> None:
+    config = ModelConfig(**preset("gpt2-xl"))
+    memory = partial(preflight.training_memory, config, 64, torch.float32)
+    with pytest.raises(UserError) as refused:
+        check_memory(config, memory(), 6 << 30, 64, torch.float32)
+    found = re.search(r"--strategy fsdp on (\d+) such processes or more", str(refused.value))
+    assert found is not None
+    assert memory(parts=int(found[1])) <= 6 << 30 < memory(parts=int(found[1]) - 1)
+    with pytest.raises(UserError) as refused:
+        check_memory(config, memory(parts=2), 6 << 30, 64, torch.float32, shards=True)
+    assert "fsdp" not in str(refused.value)
 
 
 def test_what_fits_is_let_through_and_nothing_fits_is_said() -> None:
