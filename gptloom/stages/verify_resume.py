@@ -63,6 +63,15 @@ class Straight:
 
 
 @dataclass(frozen=True)
+class Killed:
+    """The run that was killed: where it is, what the kills hit, and why it never came to its end, if so."""
+
+    run: Path
+    kills: list[Kill]
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
 class Proof:
     """What came of one pair of process counts."""
 
@@ -122,7 +131,7 @@ class Trial:
     _straight: dict[int, Straight] = field(default_factory=dict)
 
     def straight(self, processes: int = 1) -> Straight:
-        """The undisturbed run on so many processes, made when it is first asked for."""
+        """The undisturbed run on so many processes, made when it is first asked for. AttemptFailed when it fails."""
         if processes not in self._straight:
             run = self.folder / f"straight-{processes}"
             with self._attempt(run, 0, self._pretrain(run, processes)) as attempt:
@@ -130,26 +139,29 @@ class Trial:
             self._straight[processes] = Straight(run, attempt.launched, read_events(run / EVENTS))
         return self._straight[processes]
 
-    def killed(self, name: str, before: int, after: int, moments: Sequence[Moment]) -> tuple[Path, list[Kill]]:
+    def killed(self, name: str, before: int, after: int, moments: Sequence[Moment]) -> Killed:
         """The same training killed at ``moments`` and resumed each time, the first time on ``after`` processes.
 
-        Ends early where the training is quicker than a kill. AttemptFailed when it could not be resumed.
+        Ends early where the training is quicker than a kill.
         """
         run = self.folder / name
         kills: list[Kill] = []
         limit = 60 + 20 * self.straight(before).seconds
-        for number in range(len(moments) + 1):
-            arguments = self._resume(run, before, after) if number else self._pretrain(run, before)
-            with self._attempt(run, number, arguments) as attempt:
-                if number == len(moments):
-                    attempt.finish(limit)
+        try:
+            for number in range(len(moments) + 1):
+                arguments = self._resume(run, before, after) if number else self._pretrain(run, before)
+                with self._attempt(run, number, arguments) as attempt:
+                    if number == len(moments):
+                        attempt.finish(limit)
+                        break
+                    hit = attempt.kill_at(moments[number], limit)
+                if hit is None:
                     break
-                hit = attempt.kill_at(moments[number], limit)
-            if hit is None:
-                break
-            kills.append(Kill(number, after if number else before, *hit))
-            say(f"  killed while {hit[0]} at step {hit[1]}")
-        return run, kills
+                kills.append(Kill(number, after if number else before, *hit))
+                say(f"  killed while {hit[0]} at step {hit[1]}")
+        except AttemptFailed as failed:
+            return Killed(run, kills, str(failed))
+        return Killed(run, kills)
 
     def plan(self, kills: int, straight: Straight, draw: random.Random) -> list[Moment]:
         """So many moments in the order in which a run comes by them: one in each phase first, the rest at random."""
@@ -209,17 +221,17 @@ def verify_resume(resolved: Resolved[VerifyResumeOptions]) -> Verified:
 def prove(trial: Trial, options: VerifyResumeOptions, before: int, after: int) -> Proof:
     """One pair: the undisturbed run, the killed one, and how they compare."""
     tolerance = 0.0 if before == after else RELATIVE[options.optimizer, options.precision]
-    kills: list[Kill] = []
+    say(f"{trial.steps} steps on {_counted(before)}, undisturbed")
     try:
-        say(f"{trial.steps} steps on {_counted(before)}, undisturbed")
         straight = trial.straight(before)
-        say(f"  took {human_time(straight.seconds)}")
-        say(f"the same, killed and resumed on {_counted(after)}")
-        moments = trial.plan(options.kills, straight, random.Random(options.seed))
-        run, kills = trial.killed(f"killed-{before}-{after}", before, after, moments)
     except AttemptFailed as failed:
-        return Proof(before, after, kills, None, tolerance, str(failed))
-    return Proof(before, after, kills, compare_runs(run, straight.run), tolerance)
+        return Proof(before, after, [], None, tolerance, str(failed))
+    say(f"  took {human_time(straight.seconds)}")
+    say(f"the same, killed and resumed on {_counted(after)}")
+    moments = trial.plan(options.kills, straight, random.Random(options.seed))
+    done = trial.killed(f"killed-{before}-{after}", before, after, moments)
+    comparison = compare_runs(done.run, straight.run) if done.fault is None else None
+    return Proof(before, after, done.kills, comparison, tolerance, done.fault)
 
 
 def make_trial(options: VerifyResumeOptions, folder: Path) -> Trial:

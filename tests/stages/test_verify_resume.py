@@ -17,7 +17,7 @@ from gptloom.config.resolve import resolve
 from gptloom.config.verify import VerifyResumeOptions
 from gptloom.stages import verify_resume as stage
 from gptloom.stages.compare_runs import SAMPLES, Comparison, Part
-from gptloom.stages.killing import AttemptFailed, Kill
+from gptloom.stages.killing import Attempt, AttemptFailed, Kill
 from gptloom.stages.verify_resume import PHASES, Proof, Straight, Trial, Verified, make_trial
 
 
@@ -151,14 +151,20 @@ def test_verdicts(comparison: Comparison, tolerance: float, kills: list[Kill], h
     assert proof.holds is holds and said in proof.verdict
 
 
-def test_a_resume_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(*given: object) -> None:
+def test_a_resume_that_fails_is_told_with_its_words_and_the_kills_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(attempt: Attempt, seconds: float) -> None:
         raise AttemptFailed("gptloom resume ended with code 1:\nOSError: no such shard")
 
     trial = Trial(tmp_path, [], 24, 6, 4, {1: straight_run()})
-    monkeypatch.setattr(Trial, "killed", fail)
-    proof = stage.prove(trial, options(), 1, 1)
+    monkeypatch.setattr(Attempt, "__enter__", lambda attempt: attempt)
+    monkeypatch.setattr(Attempt, "__exit__", lambda *given: None)
+    monkeypatch.setattr(Attempt, "kill_at", lambda *given: ("saving", 8))
+    monkeypatch.setattr(Attempt, "finish", fail)
+    proof = stage.prove(trial, options(kills=2), 1, 1)
     assert not proof.holds and "no such shard" in proof.verdict
+    assert proof.kills == [Kill(0, 1, "saving", 8), Kill(1, 1, "saving", 8)]
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
