@@ -237,7 +237,8 @@ class Watchdog:
         try:
             if not alone:
                 self._store.set(_key("verdict"), json.dumps({"reason": reason, "stacks": stacks}))
-            if not alone or self.world.local_rank == 0:
+            # Alone, one speaks on each machine; where the first process was, the next in line.
+            if not alone or self.world.local_rank == int(self.world.rank == self.world.local_rank):
                 _print(f"stopped: {reason}")
             if stacks:
                 _print(self._everyones_state())

@@ -1,9 +1,10 @@
 """A training in small, for the tests of launcher and watchdog: adds ones over all processes, a step at a time.
 
     python launched_program.py FOLDER STEPS [--pause SECONDS] [--rank N --at STEP --do FAULT] [--watch SECONDS]
+    python launched_program.py launch PROCESSES FOLDER STEPS ...
 
 ``FOLDER/checkpoint`` holds the last step that was saved, ``FOLDER/log`` a line for each start and each end of the first
-process. FAULT happens to process N at a step, in the first round only: see ``FAULTS``.
+process, ``FOLDER/pidN`` who process N is. FAULT happens to process N at a step, in the first round: see ``FAULTS``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 import torch.distributed as dist
 
 from gptloom.config.errors import EndedElsewhere, GuardStop, UserError
+from gptloom.train.crew import Crew
+from gptloom.train.launch import run_crew
 from gptloom.train.watchdog import watching
 from gptloom.train.world import World, join_world
 
@@ -45,6 +48,7 @@ FAULTS = {
     "exit": lambda: os._exit(1),
     "user": raise_user_error,
     "guard": guard,
+    "work": lambda: None,  # see train
 }
 
 
@@ -63,11 +67,14 @@ def train(world: World, options: argparse.Namespace) -> None:
 
     note(what="start", threads=torch.get_num_threads(), pid=os.getpid())
     (folder / f"pid{world.rank}").write_text(str(os.getpid()))
-    dogged = watching(world, options.watch, step=lambda: step, failed=lambda reason: note(what="failed", reason=reason))
-    with dogged as dog:
+    written = {"step": lambda: step, "failed": lambda reason: note(what="failed", reason=reason)}
+    with watching(world, options.watch, silence=options.silence, **written) as dog:
         while step < options.steps:
-            if options.rank == world.rank and options.at == step and (not world.restarts or options.always):
+            if options.rank == world.rank and options.at == step and not world.restarts:
                 FAULTS[options.do]()
+                if options.do == "work":
+                    with dog.patience("working"):
+                        time.sleep(2.5 * options.watch)
             ones = torch.ones(1000)
             stop = torch.tensor([float(bool(heard))])
             if world.size > 1:
@@ -95,8 +102,10 @@ def main() -> int:
     parser.add_argument("--rank", type=int)
     parser.add_argument("--at", type=int)
     parser.add_argument("--do")
-    parser.add_argument("--always", action="store_true")
     parser.add_argument("--watch", type=float, default=600.0)
+    parser.add_argument("--silence", type=float, default=30.0)
+    if sys.argv[1] == "launch":
+        return run_crew(Crew((sys.executable, __file__, *sys.argv[3:]), int(sys.argv[2])), [], 0, 0, False, 20.0, [])
     options = parser.parse_args()
     try:
         with join_world(60) as world:
