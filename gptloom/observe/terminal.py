@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two progress lines where they cannot overwrite each other."""
+PATIENCE = 3
+"""A process that keeps the others waiting is named after so many looks in a row: once may be chance."""
 
 
 def human_count(number: float) -> str:
@@ -266,7 +268,7 @@ class ProgressReader:
         self.everything = everything
         self.progress = Progress()
         self._last_plain = -math.inf
-        self._late: set[int] = set()  # ranks that were said to keep the others waiting
+        self._late: dict[int, int] = {}  # rank → for how many looks it has kept the others waiting without a break
 
     def __call__(self, event: dict[str, Any]) -> None:
         self.progress.update(event)
@@ -274,10 +276,10 @@ class ProgressReader:
             case "train" | "evaluate":
                 self._show(event)
             case "timing":
-                fresh = {found["rank"] for found in event["stragglers"]} - self._late
-                if fresh:  # said once of each: the report has the rest
+                ranks = [found["rank"] for found in event["stragglers"]]
+                self._late = {rank: self._late.get(rank, 0) + 1 for rank in ranks}
+                if PATIENCE in self._late.values():
                     self.terminal.say(event_line(event))
-                self._late |= fresh
             case "sample" | "guard" | "end":
                 if event["type"] == "end" and self.progress.loss is not None:
                     self.terminal.say(progress_line(self.progress))

@@ -130,14 +130,14 @@ def test_on_a_terminal_one_line_moves_and_messages_stay_above(monkeypatch: pytes
     assert stream.getvalue() == f"{first}{clear}{guard}{clear}step 2 · loss 3.000{clear}"
 
 
-def test_a_process_that_keeps_the_others_waiting_is_named_once() -> None:
+def test_a_process_that_keeps_the_others_waiting_is_named_when_it_does_so_for_long() -> None:
     stream = io.StringIO()
     reader = ProgressReader(Terminal(stream))
-    for step, ranks in enumerate([[], [1], [1], [], [0, 1]]):
+    for step, ranks in enumerate([[1], [1], [], [1], [0, 1], [0, 1], [0, 1], [0, 1]]):
         late = [{"rank": rank, "host": f"node{rank}", "times": 1.5} for rank in ranks]
         reader(event("timing", step, stragglers=late))
     lines = stream.getvalue().splitlines()
-    assert [line[:6] for line in lines] == ["step 1", "step 4"] and "process 0 on node0" in lines[1]
+    assert [line[:6] for line in lines] == ["step 5", "step 6"], "1 for the third time in a row, then 0"
 
 
 def test_errors_of_all_processes_but_the_first_say_whose_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
