@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from gptloom.evaluation.perplexity import id_bytes
 from gptloom.generation.language_model import LanguageModel
 from gptloom.generation.plain import write_plainly
 from gptloom.model.counting import count_parameters
-from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.observe.machine import machine_info
@@ -31,16 +31,18 @@ from gptloom.stages.machine import Machine
 from gptloom.stages.settings import optimizer_settings
 from gptloom.stages.task import Task, data_identity
 from gptloom.tokenizer import Tokenizer
-from gptloom.train.checkpoint import masters_state, restore, save_checkpoint
+from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.hooks import Evaluate, Patience, Save, due
 from gptloom.train.loop import fit
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer
-from gptloom.train.out_of_memory import Levers, rows_left
+from gptloom.train.out_of_memory import Levers, halvings, rows_of_a_pass
 from gptloom.train.reproducible import record
 from gptloom.train.rollback import WayBack
 from gptloom.train.run import EVENTS, Hook, Run
+from gptloom.train.saver import Saver
+from gptloom.train.snapshot import About
 from gptloom.train.timing import Timing
 from gptloom.train.validation import Validation, validate
 
@@ -95,8 +97,9 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
         hooks.append(Sample(task.tokenizer, options.sample, options.sample_tokens, options.eval_every, options.seed))
     if options.patience is not None:
         hooks.append(Patience(options.patience))
-    hooks.append(Save(lambda run: save(run, task), options.save_every, options.keep))
-    hooks.append(_finish(task))
+    saver = Saver(partial(describe, task), aside=options.async_save, wait_for_disk=options.wait_for_disk)
+    hooks.append(Save(saver, options.save_every, options.keep))
+    hooks.append(_finish(saver))
     if task.band:
         hooks.append(Band(task.band, str(options.recipe)))
     hooks += [_shown_to(reader) for reader in readers]
@@ -112,13 +115,12 @@ def prepare_guard(run: Run, task: Task) -> WayBack:
     """What ``run`` needs to act in trouble, with all that was decided in it before; the batches come by the way back."""
     options, parallel = task.resolved.options, task.parallel
     events = read_events(run.path / EVENTS)
-    assert isinstance(options.micro_batch, int)
-    rows, halve = rows_left(events, options.micro_batch), not task.resolved.given("micro_batch")
-    run.settings = replace(run.settings, micro_batch=rows, halve=halve)
+    run.settings = replace(run.settings, halve=not task.resolved.given("micro_batch"))
+    run.halvings = halvings(events)
     machine = Machine(parallel.world, parallel.device, task.dtype, run.settings.peak_flops or 0.0)
 
     def levers() -> Levers:
-        now = options.model_copy(update={"micro_batch": run.settings.micro_batch})
+        now = options.model_copy(update={"micro_batch": rows_of_a_pass(run)})
         return find_levers(now, task.config, machine)
 
     run.levers = levers
@@ -128,19 +130,14 @@ def prepare_guard(run: Run, task: Task) -> WayBack:
     return run.way_back
 
 
-def _finish(task: Task) -> Hook:
+def _finish(saver: Saver) -> Hook:
     """Writes ``final/`` while the run still counts as running: broken off here, it is resumed and written again."""
 
     def finish(event: dict[str, Any], run: Run) -> None:
         if event["type"] == "closing" and run.complete:
-            write_model(run, task, run.path / FINAL)
+            saver.write_final(run, run.path / FINAL)
 
     return finish
-
-
-def save(run: Run, task: Task) -> None:
-    """A checkpoint of the present step."""
-    save_checkpoint(run, lambda folder: write_model(run, task, folder), checkpoint_facts(task))
 
 
 def checkpoint_facts(task: Task) -> dict[str, Any]:
@@ -158,8 +155,8 @@ def checkpoint_facts(task: Task) -> dict[str, Any]:
     }
 
 
-def write_model(run: Run, task: Task, folder: Path) -> None:
-    """The fp32 masters as a model folder with its lineage."""
+def describe(task: Task, run: Run, folder: Path) -> About:
+    """What a model folder of this run says of itself at the present step: lineage, and what a resumed run compares."""
     state = run.state
     lineage = {
         "stage": "pretrain",
@@ -171,7 +168,7 @@ def write_model(run: Run, task: Task, folder: Path) -> None:
         "options": {name: setting.value for name, setting in task.resolved.settings().items()},
         "metrics": {"valid_loss": state.valid_loss, "bits_per_byte": state.bits_per_byte},
     }
-    save_model(folder, masters_state(run), task.config, tokenizer=task.tokenizer, lineage=lineage)
+    return About(task.config, task.tokenizer, lineage, checkpoint_facts(task))
 
 
 def _validator(task: Task) -> Callable[[Run], Validation]:
@@ -200,7 +197,7 @@ def describe_worst(run: Run, tokenizer: Tokenizer, batch: Batch, rows: int = 3, 
     assert isinstance(run.model, Transformer)
     run.model.eval()
     losses: list[float] = []
-    for micro in batch.split(run.settings.micro_batch or len(batch.ids)):
+    for micro in batch.split(rows_of_a_pass(run) or len(batch.ids)):
         micro = micro.to(run.device)
         hiddens = run.model.hidden(micro.ids)
         losses += [

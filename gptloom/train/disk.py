@@ -10,13 +10,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptloom.config.errors import EndedElsewhere, Problem, UserError
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.events import EventLog
 from gptloom.observe.terminal import human_bytes, human_time, say
-from gptloom.train.run import Run
+
+if TYPE_CHECKING:
+    from gptloom.train.run import Run
 
 FULL = [errno.ENOSPC, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])]  # no space left, or none in one's quota
 REASON = "the disk is full"
@@ -57,8 +59,8 @@ class Room:
     ``minutes`` is how long in all, from the first time that there was none.
     """
 
-    def __init__(self, run: Run, what: str, n_bytes: int, minutes: float, look_every: float = LOOK_EVERY) -> None:
-        self.run, self.what, self.minutes, self.look_every = run, what, minutes, look_every
+    def __init__(self, run: Run, what: str, n_bytes: int, minutes: float) -> None:
+        self.run, self.what, self.minutes = run, what, minutes
         self.needed = int(n_bytes * SPARE) + SPARE_BYTES
         self._since: float | None = None
 
@@ -72,7 +74,7 @@ class Room:
                 if self._since is None:
                     self._since = time.monotonic()
                     self._pause()
-                time.sleep(self.look_every)
+                time.sleep(LOOK_EVERY)
                 tried = False  # what stood in the way may be gone
         if verdict != "room":
             raise self._giving_up(verdict) if self.run.world.first else EndedElsewhere(2)

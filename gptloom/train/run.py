@@ -17,6 +17,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
+from gptloom.train.disk import PatientLog, unless_full
 from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
 from gptloom.train.lost import lost_peer
@@ -45,7 +46,7 @@ class LoopSettings:
     steps: int
     schedule: Schedule | None = None  # None: constant
     micro_batch: int | None = None  # rows of a forward pass; None: the whole batch at once
-    halve: bool = False  # whether those may be halved when an accelerator runs out of memory
+    halve: bool = False  # whether those may be halved when memory runs out
     clip: float = 1.0  # largest global gradient norm; 0: no clipping
     seed: int = 1337  # of dropout
     log_every: int = 1  # steps between train events that are written
@@ -90,6 +91,7 @@ class Run:
         self.summary: dict[str, Any] = {}  # shown in the start event
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
         self.way_back: WayBack | None = None  # how it goes back after repeated trouble; None: it stops
+        self.halvings: list[tuple[int, int]] = []  # from which step on a forward pass had so many rows only
         self.levers: Callable[[], Levers] | None = None  # what to try when memory runs out
         self.save_on_signal: list[str] = []  # names of signals that save and end the run, besides TERM, INT and HUP
         self.stopping: str | None = None
@@ -98,7 +100,7 @@ class Run:
         self.device = self.parallel.device
         self.model: nn.Module
         self.optimizer: Optimizer
-        self._log: EventLog | None = None
+        self._log: PatientLog | None = None
 
     @classmethod
     def create(cls, path: str | Path, settings: LoopSettings, *, overwrite: bool = False) -> Run:
@@ -163,7 +165,7 @@ class Run:
         try:
             self.state.state, self.state.reason = "running", ""
             if self.world.first:
-                self._log = EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS))
+                self._log = PatientLog(EventLog(self.path / EVENTS, next_attempt(self.path / EVENTS)))
             self.write_state()
             self.world.on_failure = lambda reason: self._end("failed", reason)
             with self._signals():
@@ -187,7 +189,7 @@ class Run:
 
     def _end(self, state: str, reason: str) -> None:
         self.state.state, self.state.reason = state, reason
-        self.write_state()  # before any hook may fail
+        unless_full(self.write_state)  # before any hook may fail
         if self._log is not None or not self.world.first:
             self.emit("end", sync=True, state=state, reason=reason)
 
