@@ -17,7 +17,7 @@ from gptloom.train.checkpoint import forget_after
 from gptloom.train.guards import FINE
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer
-from gptloom.train.out_of_memory import levers_named, with_fewer_rows
+from gptloom.train.out_of_memory import levers_named, rows_of_a_pass, with_fewer_rows
 from gptloom.train.rollback import heed
 from gptloom.train.run import Hook, Run
 
@@ -101,7 +101,7 @@ def forward_backward(
     if not counts:
         raise ValueError(f"the batch of step {run.state.step} holds nothing to learn: every term counts 0 items")
     own = parallel.own_rows(batch)
-    micros = own.split(settings.micro_batch or len(own.ids))
+    micros = own.split(rows_of_a_pass(run) or len(own.ids))
     sums = dict.fromkeys(counts, 0.0)
     for index, micro in enumerate(micros, parallel.data_rank * len(micros)):
         torch.manual_seed(draw_seed(settings.seed, run.state.step, index))

@@ -6,7 +6,7 @@ import errno
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -16,10 +16,6 @@ from gptloom.observe.terminal import human_bytes
 from gptloom.train.run import Run
 
 Result = TypeVar("Result")
-
-HALVING_DEVICES = ("cuda", "mps")
-"""Where rows are halved in mid-run. On a CPU a run is the same to the last bit however often it is resumed, which rows that
-change when memory happens to be short would end; there memory is predicted and tried before the first step."""
 
 
 @dataclass(frozen=True)
@@ -92,29 +88,37 @@ def largest_micro_batch(try_rows: Callable[[int], None], rows: int) -> int:
 def with_fewer_rows(run: Run, work: Callable[[], Result]) -> Result:
     """What ``work``, which computes a step's gradients, returns: done again with half the rows while memory runs out.
 
-    The step's batch stays the same, only its micro-batches get smaller, and stay so. Each halving is an event, by which a
-    resumed run knows it. Only where the rows were not chosen by the user (``settings.halve``), on an accelerator, by a
-    process alone: others would wait for its part of a sum.
+    The step's batch stays the same, only its micro-batches get smaller, and stay so. Only where the rows were not chosen
+    by the user (``settings.halve``), and by a process alone: others would wait for its part of a sum.
     """
     while True:
         try:
             return work()
-        except RuntimeError as error:
-            rows = run.settings.micro_batch
-            alone = run.world.size == 1 and run.device.type in HALVING_DEVICES
-            if not (is_out_of_memory(error) and run.settings.halve and alone and rows is not None and rows > 1):
+        except (RuntimeError, MemoryError) as error:
+            rows = rows_of_a_pass(run)
+            may = run.settings.halve and run.world.size == 1 and rows is not None and rows > 1
+            if not (may and is_out_of_memory(error)):
                 raise
         run.optimizer.zero_grad()
         release()
         assert rows is not None
         action = f"rows of a forward pass halved from {rows} to {rows // 2}, the batch is the same"
         run.emit("guard", sync=True, reason="out of memory", action=action, micro_batch=rows // 2)
-        run.settings = replace(run.settings, micro_batch=rows // 2)
+        run.halvings.append((run.state.step, rows // 2))
 
 
-def rows_left(events: Sequence[dict[str, Any]], rows: int) -> int:
-    """The rows of a forward pass after all halvings that ``events`` tell of; ``rows``: those it began with."""
-    return min([rows, *(event["micro_batch"] for event in events if event.get("micro_batch") is not None)])
+def rows_of_a_pass(run: Run) -> int | None:
+    """Rows of a forward pass at the present step; None: the whole batch.
+
+    A sum in other pieces is rounded otherwise, so a step that is done again after a resume takes the rows it had.
+    """
+    rows = [fewer for step, fewer in run.halvings if step <= run.state.step]
+    return min(rows, default=run.settings.micro_batch)
+
+
+def halvings(events: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """The halvings that ``events`` tell of: (step from which on, rows)."""
+    return [(event["step"], event["micro_batch"]) for event in events if event.get("micro_batch") is not None]
 
 
 def release() -> None:

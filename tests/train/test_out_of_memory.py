@@ -15,15 +15,15 @@ import torch
 
 from gptloom.config.errors import UserError
 from gptloom.observe.events import read_events
-from gptloom.train import out_of_memory
 from gptloom.train.objective import NextToken
 from gptloom.train.out_of_memory import (
     Lever,
     Levers,
+    halvings,
     is_out_of_memory,
     largest_micro_batch,
     levers_named,
-    rows_left,
+    rows_of_a_pass,
 )
 
 CPU_TEXT = (
@@ -110,26 +110,29 @@ class Narrow(NextToken):
         return super().loss(model, batch)
 
 
-def test_in_mid_run_the_rows_are_halved_and_the_batch_stays(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_mid_run_the_rows_are_halved_and_the_batch_stays(train: Any) -> None:
     whole = train(steps=4, objective=NextToken())
-    monkeypatch.setattr(out_of_memory, "HALVING_DEVICES", ("cpu",))
     halved = train(steps=4, objective=Narrow(2, begin=2), micro_batch=8, halve=True)
     assert halved.losses == pytest.approx(whole.losses, rel=1e-6) and halved.distance(whole) < 1e-5
-    assert halved.run.settings.micro_batch == 2
     events = read_events(halved.run.path / "events.jsonl")
     told = [(event["step"], event["micro_batch"], event["action"]) for event in events if event["type"] == "guard"]
     assert told == [
         (1, 4, "rows of a forward pass halved from 8 to 4, the batch is the same"),
         (1, 2, "rows of a forward pass halved from 4 to 2, the batch is the same"),
     ]
-    assert rows_left(events, 8) == 2 and rows_left([], 8) == 8 and rows_left(events, 1) == 1
+    assert halvings(events) == halved.run.halvings == [(1, 4), (1, 2)] and halvings([]) == []
+    # What is done again takes the rows it had, and so ends with the same bits.
+    rows = []
+    for step in range(3):
+        halved.run.state.step = step
+        rows.append(rows_of_a_pass(halved.run))
+    assert rows == [8, 2, 2]
 
 
-@pytest.mark.parametrize("why", ["on the CPU", "rows were given", "one row"])
-def test_elsewhere_the_rows_stay_and_the_run_ends(why: str, tmp_path: Path, train: Any, monkeypatch: Any) -> None:
-    if why != "on the CPU":
-        monkeypatch.setattr(out_of_memory, "HALVING_DEVICES", ("cpu",))
-    given = {"micro_batch": 1 if why == "one row" else 4, "halve": why != "rows were given"}
+@pytest.mark.parametrize(
+    "given", [{"micro_batch": 4}, {"micro_batch": 1, "halve": True}], ids=["rows given", "one row"]
+)
+def test_elsewhere_the_rows_stay_and_the_run_ends(given: dict[str, Any], tmp_path: Path, train: Any) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         train(objective=Narrow(0, begin=1), **given)
     folder = next(tmp_path.glob("run-*"))
