@@ -92,7 +92,6 @@ class Run:
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event
         self.way_back: WayBack | None = None  # how it goes back after repeated trouble; None: it stops
         self.halvings: list[tuple[int, int]] = []  # from which step on a forward pass had so many rows only
-        self.halvings: list[tuple[int, int]] = []  # from which step on a forward pass had so many rows only
         self.levers: Callable[[], Levers] | None = None  # what to try when memory runs out
         self.save_on_signal: list[str] = []  # names of signals that save and end the run, besides TERM, INT and HUP
         self.stopping: str | None = None
