@@ -44,6 +44,10 @@ def given_on_command_line(
     _refuse(name, fields, arguments)
     shape = TypedDict("shape", {option: _shape(option, field) for option, field in fields.items()}, total=False)  # type: ignore
     lists, rest = _take_lists(fields, arguments)
+    # A plain flag needs no negative, but for one case: it is on in a recipe.
+    plain = {option for option, field in fields.items() if _is_plain_flag(field)}
+    switched_off = {option for option in plain if f"--no-{option.replace('_', '-')}" in rest}
+    rest = [word for word in rest if word not in {f"--no-{option.replace('_', '-')}" for option in switched_off}]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -62,8 +66,8 @@ def given_on_command_line(
     words = [word for word in unused if word != "--"]
     if words:
         raise UserError(Problem(f"nothing takes {' '.join(map(repr, words))}", mend=f"gptloom {name} --help"))
-    flags = {option for option, field in fields.items() if _is_plain_flag(field)}
-    return {**{option: value for option, value in answer.items() if option not in flags or value}, **lists, **behind}
+    given = {option: value for option, value in answer.items() if option not in plain or value}
+    return {**given, **dict.fromkeys(switched_off, False), **lists, **behind}
 
 
 def _cut_at_dashes(
@@ -175,6 +179,7 @@ def _refuse(name: str, fields: Mapping[str, FieldInfo], arguments: Sequence[str]
     named = {option: field for option, field in fields.items() if not is_positional(field)}
     flags = {option for option, field in named.items() if _is_plain_flag(field) or _is_pair(field)} | {"help"}
     negated = {f"no_{option}" for option, field in named.items() if _is_pair(field)}
+    hidden = {f"no_{option}" for option, field in named.items() if _is_plain_flag(field)}
     origins = Origins(missing_source=COMMAND_LINE)
     problems = []
     for piece in _segments(arguments):
@@ -182,9 +187,9 @@ def _refuse(name: str, fields: Mapping[str, FieldInfo], arguments: Sequence[str]
         if option is None:
             if piece and _is_option_name(piece[0]) and piece[0] != "-h":
                 problems.append(Problem(f"there is no option {piece[0]}: options have two dashes"))
-        elif option not in named.keys() | flags | negated:
+        elif option not in named.keys() | flags | negated | hidden:
             problems.append(unknown_option(option, sorted(named.keys() | negated), origins))
-        elif option in flags | negated and "=" in piece[0]:
+        elif option in flags | negated | hidden and "=" in piece[0]:
             problems.append(Problem(f"{_flag(option)} takes no value"))
         elif option not in flags | negated and len(piece) == 1 and "=" not in piece[0]:
             problems.append(Problem(f"{_flag(option)} needs a value"))

@@ -22,7 +22,7 @@ from gptloom.config.options import Options
 from gptloom.config.problems import COMMAND_LINE
 from gptloom.config.recipes import resolve_with_recipe
 from gptloom.config.resolve import Resolved
-from gptloom.observe.terminal import terminal
+from gptloom.observe.terminal import speaker, terminal
 
 DONE, OUR_FAULT, USER_INPUT, GUARD, BROKEN_OFF = 0, 1, 2, 3, 130
 
@@ -124,6 +124,8 @@ def _discard_stdout() -> None:
 
 
 def _fail(out: Output, problems: Sequence[Problem], code: int, label: str = "error") -> int:
+    if who := speaker():
+        label = f"{label} ({who})"
     for problem in problems:
         print(f"{label}: {problem.what}", file=sys.stderr)
         if problem.where:

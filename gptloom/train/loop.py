@@ -52,7 +52,8 @@ def fit(
             with timer.phase("data"):
                 batch = batches(state.step)
             losses = with_fewer_rows(run, partial(forward_backward, run, objective, batch, model, optimizer))
-            norm = float(optimizer.gradient_norm())
+            with timer.phase("optimizer"):
+                norm = float(optimizer.gradient_norm())
             loss = sum(objective.weights[term] * value for term, value in losses.items())
             # fp16 finds its scale by overflowing now and then: such a step is left out, and nothing is wrong.
             overflowed = optimizer.overflowed and math.isfinite(loss)

@@ -133,7 +133,7 @@ def test_values_with_spaces_and_dashes_stay_whole(invoke: Invoke, seen: list[Res
         ("--prompt", "--prompt needs a value"),
         ("--data --overwrite", "--data needs a value"),
         ("--overwrite=yes", "--overwrite takes no value"),
-        ("--no-overwrite", "there is no option --no-overwrite"),
+        ("--no-max-steps", "there is no option --no-max-steps"),
         ("runs/x runs/y", "nothing takes 'runs/y'"),
         ("--device gpu --max-minutes x", "--max-minutes 'x' is not a number"),
         ("--device gpu --max-minutes x", "--device 'gpu' is not one of 'auto', 'cpu', 'cuda' or 'mps'"),
@@ -259,3 +259,13 @@ def test_questions_need_a_person_or_yes(invoke: Invoke) -> None:
 def test_nothing_is_coloured_when_the_output_is_no_terminal(invoke: Invoke) -> None:
     for arguments in (["--help"], ["--dta"], []):
         assert "\x1b" not in "".join(invoke(*arguments)[1:])
+
+
+def test_a_plain_flag_is_switched_off_where_a_recipe_has_it_on() -> None:
+    from gptloom.cli.arguments import given_on_command_line
+    from gptloom.config.pretrain import PretrainOptions
+
+    given = given_on_command_line("pretrain", "", PretrainOptions, ["--data", "x.txt", "--no-recompute", "--offload"])
+    assert (given["recompute"], given["offload"]) == (False, True) and "quiet" not in given
+    with pytest.raises(UserError, match="takes no value"):
+        given_on_command_line("pretrain", "", PretrainOptions, ["--data", "x.txt", "--no-recompute=1"])
