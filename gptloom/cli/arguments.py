@@ -191,7 +191,7 @@ def _refuse(name: str, fields: Mapping[str, FieldInfo], arguments: Sequence[str]
             problems.append(unknown_option(option, sorted(named.keys() | negated), origins))
         elif option in flags | negated | hidden and "=" in piece[0]:
             problems.append(Problem(f"{_flag(option)} takes no value"))
-        elif option not in flags | negated and len(piece) == 1 and "=" not in piece[0]:
+        elif option not in flags | negated | hidden and len(piece) == 1 and "=" not in piece[0]:
             problems.append(Problem(f"{_flag(option)} needs a value"))
     if problems:
         *others, last = problems
