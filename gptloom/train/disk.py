@@ -150,7 +150,7 @@ class PatientLog:
                 written = self._log.append(**self._waiting[0])
                 self._waiting.popleft()
         except OSError as error:
-            if not is_full(error):
+            if error.errno is not None and not is_full(error):  # without a number: the disk took a part of the line
                 raise
             return {"type": type, "step": step, **fields}
         return written

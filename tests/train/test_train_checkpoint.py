@@ -302,13 +302,15 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, go, 
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("aside", [[], ["aside"]], ids=["now", "aside"])
+def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path, aside: list[str]) -> None:
     """Many kills, some of them in the middle of a save."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     subprocess.run([sys.executable, SCRIPT, straight, "adamw", "40"], check=True, stdout=subprocess.DEVNULL)
     draw = random.Random(5)
     for _ in range(12):
-        with subprocess.Popen([sys.executable, SCRIPT, broken, "adamw", "40"], stdout=subprocess.PIPE) as process:
+        call = [sys.executable, SCRIPT, broken, "adamw", "40", "0", *aside]
+        with subprocess.Popen(call, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
             time.sleep(draw.uniform(0.0, 0.12))
