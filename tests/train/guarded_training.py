@@ -22,17 +22,19 @@ from gptloom.data.batch import Batch
 from gptloom.data.batches import TokenBatches
 from gptloom.data.shards import ShardWriter, TokenShards, read_header
 from gptloom.model.reference import finished_checkpoints
-from gptloom.model.store import load_model, save_model
-from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
-from gptloom.train.checkpoint import MODEL, masters_state, read_checkpoint, restore, save_checkpoint
+from gptloom.train.assemble import fresh_model
+from gptloom.train.checkpoint import read_checkpoint, restore
 from gptloom.train.hooks import Save
 from gptloom.train.loop import fit
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
+from gptloom.train.parallel import Parallel
 from gptloom.train.rollback import WayBack, not_taken_back
 from gptloom.train.run import EVENTS, LoopSettings, Run, RunState
+from gptloom.train.saver import Saver
 from gptloom.train.schedules import Schedule
+from gptloom.train.snapshot import About
 
 ROWS, T, V, STEPS = 8, 12, 29, 48
 POISON = V - 1
@@ -62,15 +64,6 @@ def poisoned_batches(folder: Path, first: int, end: int) -> TokenBatches:
     return written(ids)
 
 
-def put_back(run: Run, checkpoint: Path, document: dict[str, Any]) -> None:
-    model, _ = load_model(checkpoint / MODEL)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            run.optimizer.masters.tensors[name].copy_(tensor)
-    run.optimizer.masters.refresh()
-    restore(run, checkpoint, document)
-
-
 class Killer:
     def __init__(self, where: str) -> None:
         self.where, self.refused = where, 0
@@ -79,7 +72,7 @@ class Killer:
         self.refused += event.get("action") == "update skipped"
         now = {
             "decided": "to_step" in event,
-            "back": event["type"] == "start" and event["attempt"] > 0,
+            "back": event["type"] == "start" and event.get("attempt", 0) > 0,
             f"refused-{self.refused}": event["type"] == "guard",
             f"step-{event['step']}": event["type"] == "train",
         }
@@ -87,27 +80,36 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder: Path, first: int, end: int, kill: str = "", keep: int = 2, dtype: torch.dtype = torch.float32) -> Run:
-    batches = poisoned_batches(folder.with_name(folder.name + "-data"), first, end)
+def train(
+    folder: Path,
+    first: int,
+    end: int,
+    kill: str = "",
+    *,
+    keep: int = 2,
+    dtype: torch.dtype = torch.float32,
+    kind: str = "muon",
+    dropout: float = 0.1,
+    parallel: Parallel | None = None,
+) -> Run:
+    parallel = parallel or Parallel.alone()
+    data = folder.with_name(folder.name + "-data")
+    parallel.world.first_does(lambda: poisoned_batches(data, first, end) and None)
+    batches = TokenBatches(TokenShards([read_header(data / "tokens.bin")]), T, ROWS, seed=3)
     settings = LoopSettings(STEPS, Schedule(STEPS, warmup=3), micro_batch=3)
     events = read_events(folder / EVENTS)
     kept = not_taken_back(finished_checkpoints(folder), events)
+    folder.mkdir(parents=True, exist_ok=True)
+    document = read_checkpoint(kept[max(kept)]) if kept else {"run": {}}
+    run = Run(folder, settings, RunState(**document["run"]), parallel)
+    model = fresh_model(CONFIG.model_copy(update={"dropout": dropout}), 4, parallel, dtype)
+    run.optimizer = Optimizer(model, OptimizerSettings(kind=kind, lr=1e-2), dtype, parallel)  # type: ignore[arg-type]
     if kept:
-        last = kept[max(kept)]
-        document = read_checkpoint(last)
-        model, run = load_model(last / MODEL)[0], Run(folder, settings, RunState(**document["run"]))
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        model, run = Transformer.initialised(CONFIG, seed=4), Run(folder, settings, RunState())
-    run.optimizer = Optimizer(model, OptimizerSettings(kind="muon", lr=1e-2), dtype)
-    if kept:
-        restore(run, last, document)
-    run.way_back = WayBack(batches, put_back, events)
-
-    def save(run: Run) -> None:
-        save_checkpoint(run, lambda path: save_model(path, masters_state(run), CONFIG), {})
-
-    return fit(run, Poisoned(), run.way_back.batch, model, run.optimizer, [Save(save, 6, keep), Killer(kill)])
+        restore(run, kept[max(kept)], document)
+    run.way_back = WayBack(batches, restore, events)
+    saver = Saver(lambda run, path: About(CONFIG, None, {}, {}))
+    objective = Poisoned(parallel.cross_entropy)
+    return fit(run, objective, run.way_back.batch, model, run.optimizer, [Save(saver, 6, keep), Killer(kill)])
 
 
 if __name__ == "__main__":

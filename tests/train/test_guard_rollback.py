@@ -14,12 +14,16 @@ import guarded_training
 import pytest
 import torch
 from guarded_training import ROWS, STEPS, train
+from ranks import run_ranks
 
 from gptloom.config.errors import GuardStop
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.events import EventLog, read_events
+from gptloom.train.diagnosis import examine
+from gptloom.train.parallel import Parallel
 from gptloom.train.rollback import ROLL_BACKS, excluded_windows, not_taken_back
 from gptloom.train.run import Run
+from gptloom.train.world import World
 
 
 def guards(folder: Path) -> list[dict[str, Any]]:
@@ -168,3 +172,23 @@ def test_killed_anywhere_it_ends_the_same(tmp_path: Path, where: str) -> None:
     broken_off(tmp_path / "killed", where, 45)
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
     assert len(left_out(tmp_path / "whole")) > 11 * ROWS
+
+
+def gone_back_together(world: World, strategy: str, folder: str, kind: str) -> dict[str, Any]:
+    parallel = Parallel(world, strategy, torch.device("cpu"))  # type: ignore[arg-type]
+    run = train(Path(folder), 20, 34, keep=3, kind=kind, dropout=0.0, parallel=parallel)
+    norms = [one.value for one in examine(run.optimizer)]
+    return {"left out": run.way_back.excluded, "norms": norms, "taken": run.way_back.taken, "step": run.state.step}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_processes_go_back_together(tmp_path: Path, strategy: str) -> None:
+    alone = train(tmp_path / "alone", 20, 34, kind="adamw", dropout=0.0)
+    norms = [one.value for one in examine(alone.optimizer)]
+    results = run_ranks(gone_back_together, 2, strategy=strategy, folder=str(tmp_path / "run"), kind="adamw")
+    assert results[0] == results[1]
+    assert results[0]["left out"] == alone.way_back.excluded == left_out(tmp_path / "run")
+    assert results[0]["taken"] == [30] and results[0]["step"] == STEPS
+    assert results[0]["norms"] == pytest.approx(norms, rel=1e-4)
+    assert len(backs(tmp_path / "run")) == 1
