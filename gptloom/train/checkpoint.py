@@ -12,19 +12,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import write_text
 from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import read_config
 from gptloom.model.stored_weights import StoredWeights
@@ -230,43 +227,6 @@ def _delete(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
     path.rename(hidden)
     shutil.rmtree(hidden)
-
-
-SaveModel = Callable[[Path], None]
-
-
-def save_checkpoint(run: Run, save_model: SaveModel, facts: dict[str, Any]) -> Path:
-    """Writes the checkpoint of the present step; ``save_model(folder)`` writes the model folder, masters and all.
-
-    ``facts`` is what a resumed run compares itself with: threads, versions, hashes.
-    """
-    target = run.path / FOLDER / name_of(run.state.step)
-    if target.exists():
-        return target
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_model(part / MODEL)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in run.optimizer.state_tensors().items()}
-    save_file(tensors, part / OPTIMIZER)
-    document = {
-        "version": 1,
-        "run": asdict(run.state),
-        "guard": run.guard.state(),
-        "loss_scale": run.optimizer.loss_scale and asdict(run.optimizer.loss_scale),
-        "facts": facts,
-        "sha256": {
-            path.relative_to(part).as_posix(): file_sum(path) for path in sorted(part.rglob("*")) if path.is_file()
-        },
-    }
-    for path in part.rglob("*"):
-        sync(path)
-    write_text(part / STATE, json.dumps(document, indent=1) + "\n")
-    sync(part)
-    part.rename(target)
-    sync(target.parent)
-    run.emit("checkpoint", sync=True, path=f"{FOLDER}/{target.name}", kind="last")
-    return target
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -63,14 +63,6 @@ class Patience:
         return "stop" if event["type"] == "evaluate" and run.state.stale_evaluations >= self.evaluations else None
 
 
-class _Plain(Saver):
-    """A function that saves, until every stage has a ``Saver``."""
-
-    def __init__(self, save: Callable[[Run], object]) -> None:
-        self._save = None
-        self.save = save  # type: ignore[method-assign,assignment]
-
-
 class Save:
     """A checkpoint every ``every`` steps, at the end and when the run is asked to stop.
 
@@ -78,9 +70,8 @@ class Save:
     while updates are refused the one before them, to which the run may go back. Nothing goes before the new one stands.
     """
 
-    def __init__(self, saver: Saver | Callable[[Run], object], every: int, keep_last: int = 2) -> None:
-        self.saver = saver if isinstance(saver, Saver) else _Plain(saver)
-        self.every, self.keep_last = every, keep_last
+    def __init__(self, saver: Saver, every: int, keep_last: int = 2) -> None:
+        self.saver, self.every, self.keep_last = saver, every, keep_last
 
     def __call__(self, event: Event, run: Run) -> None:
         if event["type"] == "start":
