@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Document = Any  # what JSON can hold
 FOREVER = timedelta(days=365)  # a process that dies is noticed by the launcher and the watchdog, not by impatience
 MARGIN = 60.0  # seconds that a collective is given beyond the timeout, so that the watchdog can say first who hangs
-PARTING = timedelta(seconds=5)  # in which the others may still hear from the first process what it said last
+PARTING = 5.0  # seconds in which the others may still hear from the first process what it said last
 
 
 @dataclass
@@ -226,5 +227,7 @@ def _part(store: dist.Store, rank: int, size: int) -> None:
     with suppress(RuntimeError):  # one that ended before says nothing
         if rank:
             store.set(f"gptloom/parted/{rank}", "")
-        else:
-            store.wait([f"gptloom/parted/{other}" for other in range(1, size)], PARTING)
+            return
+        until = time.monotonic() + PARTING
+        while not store.check([f"gptloom/parted/{other}" for other in range(1, size)]) and time.monotonic() < until:
+            time.sleep(0.02)
