@@ -1,9 +1,10 @@
 """The event log of a run, ``events.jsonl``: one JSON object a line, only ever appended to.
 
 Everything that is shown about a run (the progress line, TensorBoard, ``follow``, pictures, reports, HTTP streams) is
-read from these lines. Each has ``version``, ``time`` (Unix seconds), ``type``, ``attempt`` (0 for the first process
-that works on the run, one more for each resume) and ``step`` (optimizer updates done). A line exists once its newline
-is written: what a crash leaves after the last newline is torn, readers ignore it and the next writer removes it.
+read from these lines. Each has ``version``, ``time`` (Unix seconds), ``type``, ``attempt`` (0 at first, one more for
+each resume and each time the run goes back to an earlier step) and ``step`` (optimizer updates done). A line exists once
+its newline is written: what a crash leaves after the last newline is torn, readers ignore it and the next writer removes
+it.
 """
 
 from __future__ import annotations

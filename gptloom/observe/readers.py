@@ -128,7 +128,7 @@ class WandbReader:
         self._run: Any = None
 
     def __call__(self, event: Event) -> None:
-        if self._run is None:
+        if self._run is None or event["type"] == "start":
             self._open(event)
         numbers = {f"{event['type']}/{name}": number for name, number in measurements(event)}
         if numbers:
@@ -141,6 +141,7 @@ class WandbReader:
     def _open(self, event: Event) -> None:
         import wandb
 
+        self.close()
         name = self._folder.resolve().name
         self._run = wandb.init(
             project="gptloom",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.parallel import Parallel
 from gptloom.train.rollback import WayBack, not_taken_back
-from gptloom.train.run import EVENTS, LoopSettings, Run, RunState
+from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState
 from gptloom.train.saver import Saver
 from gptloom.train.schedules import Schedule
 from gptloom.train.snapshot import About
@@ -91,6 +92,7 @@ def train(
     kind: str = "muon",
     dropout: float = 0.1,
     parallel: Parallel | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Run:
     parallel = parallel or Parallel.alone()
     data = folder.with_name(folder.name + "-data")
@@ -109,7 +111,7 @@ def train(
     run.way_back = WayBack(batches, restore, events)
     saver = Saver(lambda run, path: About(CONFIG, None, {}, {}))
     objective = Poisoned(parallel.cross_entropy)
-    return fit(run, objective, run.way_back.batch, model, run.optimizer, [Save(saver, 6, keep), Killer(kill)])
+    return fit(run, objective, run.way_back.batch, model, run.optimizer, [Save(saver, 6, keep), Killer(kill), *hooks])
 
 
 if __name__ == "__main__":
