@@ -119,7 +119,8 @@ def fresh(world: World, strategy: str, tensor: int) -> dict[str, float]:
         whole = dict(Transformer.initialised(config, seed=3).named_parameters())
         for name, part in fresh_model(config, 3, parallel, torch.float32).named_parameters():
             distances[f"{family} {name}"] = float((local(part) - own_part(whole[name], part)).abs().sum())
-            assert local(part).numel() < whole[name].numel() or "norm" in name or part.ndim == 1 or tensor == 1
+            if name.endswith((".q.weight", ".down.weight", "embedding.weight")) and "position" not in name:
+                assert local(part).numel() <= (whole[name].numel() + part.shape[1]) // 2
     return distances
 
 
