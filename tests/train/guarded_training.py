@@ -43,11 +43,13 @@ CONFIG = ModelConfig(vocab_size=V, context=T, n_layer=1, n_head=2, d_model=16, d
 
 
 class Poisoned(NextToken):
-    """Next token, infinite where the poison is."""
+    """Next token, ``factor`` times as large where the poison is."""
+
+    factor = float("inf")
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         (loss,) = super().loss(model, batch).values()
-        return {"next_token": loss * torch.inf if (batch.ids == POISON).any() else loss}
+        return {"next_token": loss * self.factor if (batch.ids == POISON).any() else loss}
 
 
 def poisoned_batches(folder: Path, first: int, end: int) -> TokenBatches:
@@ -91,6 +93,8 @@ def train(
     dtype: torch.dtype = torch.float32,
     kind: str = "muon",
     dropout: float = 0.1,
+    factor: float = float("inf"),
+    window: int = 100,
     parallel: Parallel | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Run:
@@ -110,7 +114,9 @@ def train(
         restore(run, kept[max(kept)], document)
     run.way_back = WayBack(batches, restore, events)
     saver = Saver(lambda run, path: About(CONFIG, None, {}, {}))
+    run.guard.window = window
     objective = Poisoned(parallel.cross_entropy)
+    objective.factor = factor
     return fit(run, objective, run.way_back.batch, model, run.optimizer, [Save(saver, 6, keep), Killer(kill), *hooks])
 
 

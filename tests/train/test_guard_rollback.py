@@ -82,6 +82,16 @@ def test_the_result_is_that_of_a_run_that_never_saw_those_windows(tmp_path: Path
     assert result(straight.path) == result(gone_back.path)
 
 
+def test_a_spike_is_skipped_and_repeated_spikes_are_left_behind(tmp_path: Path) -> None:
+    given = {"factor": 3.0, "window": 12}
+    once = train(tmp_path / "once", 20, 21, **given)
+    assert [(event["step"], event["action"]) for event in guards(once.path)] == [(21, "update skipped")]
+    repeated = train(tmp_path / "repeated", 20, 34, **given)
+    (back,) = backs(repeated.path)
+    assert (back["step"], back["to_step"]) == (30, 18) and "standard deviations above its mean" in back["reason"]
+    assert len(repeated.way_back.excluded) == 11 * ROWS and repeated.state.state == "finished"
+
+
 @pytest.mark.parametrize("end", [34, 45])
 def test_readers_see_every_step_once(tmp_path: Path, end: int) -> None:
     run = train(tmp_path / "run", 20, end)
