@@ -14,8 +14,15 @@ import pytest
 import torch
 
 from gptloom.config.errors import UserError
+from gptloom.config.model import ModelConfig
+from gptloom.data.batch import Batch
+from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
+from gptloom.stages.preflight import measure
+from gptloom.train.assemble import fresh_model
+from gptloom.train.loop import fit
 from gptloom.train.objective import NextToken
+from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.out_of_memory import (
     Lever,
     Levers,
@@ -25,6 +32,8 @@ from gptloom.train.out_of_memory import (
     levers_named,
     rows_of_a_pass,
 )
+from gptloom.train.parallel import Parallel
+from gptloom.train.run import LoopSettings, Run, RunState
 
 CPU_TEXT = (
     "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
@@ -180,3 +189,34 @@ def test_real_memory_that_runs_out_is_halved_away() -> None:
     # A row keeps 2 layers x (14 x 64 + 4 x 256) numbers for each of 32 tokens: about half a megabyte.
     assert 16 <= result["found"] < 512 and result["tried"][0] == 512
     assert result["tried"] == [512 >> count for count in range(len(result["tried"]))]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_accelerator_that_is_too_small_halves_at_start_and_in_mid_run(tmp_path: Path) -> None:
+    device, config = torch.device("cuda", 0), ModelConfig(vocab_size=64, context=256, n_layer=4, n_head=4, d_model=256)
+    ids = torch.randint(64, (512, 257), generator=torch.Generator().manual_seed(1))
+    batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(512, 256))
+    parallel = Parallel.alone(device)
+    tried: list[int] = []
+
+    def new_model() -> Transformer:
+        return fresh_model(config, 1, parallel, torch.float32)
+
+    def try_rows(rows: int) -> None:
+        tried.append(rows)
+        given = {"micro_batch": rows, "dtype": torch.float32, "parallel": parallel, "compile": False}
+        measure(new_model, OptimizerSettings(), NextToken(), batch, **given)
+
+    torch.cuda.set_per_process_memory_fraction((2 << 30) / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        found = largest_micro_batch(try_rows, 512)
+        assert 1 <= found < 512 and tried[0] == 512
+        model = new_model()
+        run = Run(tmp_path, LoopSettings(steps=2, micro_batch=512, halve=True), RunState(), parallel)
+        fit(run, NextToken(), lambda step: batch, model, Optimizer(model, OptimizerSettings(), parallel=parallel))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    told = [event["micro_batch"] for event in read_events(tmp_path / "events.jsonl") if event["type"] == "guard"]
+    assert told == [512 >> count for count in range(1, len(told) + 1)] and told[-1] <= found
+    assert run.state.state == "finished"
