@@ -19,20 +19,22 @@ from pathlib import Path
 from typing import Any
 
 
-def run_ranks(function: Callable[..., Any], size: int, *, timeout: float = 120, **arguments: Any) -> list[Any]:
-    """Fails with the output of the first process that did not end well."""
+def run_ranks(
+    function: Callable[..., Any], size: int, *, timeout: float = 120, local_size: int | None = None, **arguments: Any
+) -> list[Any]:
+    """Fails with the output of the first process that did not end well. ``local_size``: as if on machines of so many."""
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, __file__, function.__code__.co_filename, function.__name__, json.dumps(arguments), folder]
         shared = {
             "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(local_size or size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
             "OMP_NUM_THREADS": "1",
         }
         started = []
         for rank in range(size):
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank % (local_size or size))}
             log = (Path(folder) / f"{rank}.log").open("w")
             started.append(subprocess.Popen(call, env=environment, stdout=log, stderr=subprocess.STDOUT))
         try:

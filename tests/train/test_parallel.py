@@ -74,7 +74,7 @@ def curve(world: World, family: str, strategy: str, tensor: int, kind: str, step
 
 CASES = {
     2: [("ddp", 1), ("fsdp", 1), ("ddp", 2)],
-    4: [("ddp", 1), ("ddp", 2), ("fsdp", 1), ("fsdp", 2)],
+    4: [("ddp", 1), ("ddp", 2), ("fsdp", 1), ("fsdp", 2), ("hsdp", 1)],  # on two machines of two
 }
 
 
@@ -93,7 +93,7 @@ def curves(world: World, kind: str, steps: int, dtype: str) -> dict[str, dict]:
 def test_every_strategy_has_the_curve_of_one_process(size: int, kind: str, tolerance: float) -> None:
     given = {"kind": kind, "steps": 20, "dtype": "float32"}
     alone = {family: curve(World(), family, strategy="one", tensor=1, micro=8, **given) for family in FAMILIES}
-    for rank in run_ranks(curves, size, timeout=400, **given):
+    for rank in run_ranks(curves, size, local_size=2, timeout=400, **given):
         for case, spread in rank.items():
             expected = alone[case.split()[0]]
             assert spread["losses"] == pytest.approx(expected["losses"], rel=tolerance), case
