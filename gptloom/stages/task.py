@@ -17,7 +17,7 @@ from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, read_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards
-from gptloom.model.store import load_model
+from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
 from gptloom.stages.band import Row
 from gptloom.stages.machine import Machine, spread
@@ -54,8 +54,8 @@ class Task:
         """A model as the training begins with it: fresh from the seed, or the base's weights."""
         if self.base is None:
             return fresh_model(self.config, self.resolved.options.seed, self.parallel, self.dtype)
-        base, _ = load_model(self.base, dtype=torch.float32)
-        return model_from(base.state_dict().items(), self.config, self.parallel, self.dtype)
+        with StoredWeights(self.base, self.config) as weights:
+            return model_from(weights.items(), self.config, self.parallel, self.dtype)
 
 
 def open_task(folder: Path, machine: Machine, found: Mapping[str, Any]) -> Task:
