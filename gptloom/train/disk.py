@@ -89,17 +89,15 @@ class Room:
         self._since = None
 
     def _verdict(self, tried: bool) -> str:
-        """What the first process thinks, at all of them: ``room``, ``wait``, ``late`` or ``stop``."""
-        asked = self.run.check_stop() and not self.run.complete
-        if not tried and free_bytes(self.run.path) >= self.needed:
-            verdict = "room"
-        elif asked:
-            verdict = "stop"
-        else:
-            waited = 0.0 if self._since is None else time.monotonic() - self._since
-            verdict = "late" if waited >= 60 * self.minutes else "wait"
-        shared: str = self.run.world.share(verdict)
-        return shared
+        """What the first process sees, at all of them: ``room``, ``wait``, ``late`` or ``stop``."""
+        run = self.run
+        if run.world.share(not tried and free_bytes(run.path) >= self.needed):
+            return "room"
+        if run.check_stop() and not run.complete:
+            return "stop"
+        waited = 0.0 if self._since is None else time.monotonic() - self._since
+        verdict: str = run.world.share("late" if waited >= 60 * self.minutes else "wait")
+        return verdict
 
     def _pause(self) -> None:
         self.run.state.state, self.run.state.reason = "paused", REASON

@@ -28,7 +28,8 @@ from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.parallel import Parallel
 from gptloom.train.run import LoopSettings, Run, RunState
-from gptloom.train.saver import Saver
+from gptloom.train.saver import Saver, _Copies
+from gptloom.train.sharded_checkpoint import Piece
 from gptloom.train.snapshot import About, Snapshot
 from gptloom.train.world import World
 
@@ -140,6 +141,24 @@ def test_a_final_model_is_made_of_one_tensor_at_a_time(tmp_path: Path, monkeypat
         sums = save_model(tmp_path / "b", weights, GPT2)
     assert list(sums) == ["model.safetensors"] and most[0] <= 3  # queries, keys and values are fused in one
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tensors_of_a_gpu_are_copied_to_pinned_memory_once_and_for_all(tmp_path: Path) -> None:
+    copies, tensor = _Copies(), torch.randn(1000, device="cuda")
+    places = []
+    for _ in range(2):
+        tensor.add_(1)
+        pieces = {"model": {"a": Piece(tensor, (0,))}}
+        copied = copies.of(Snapshot(tmp_path, 0, False, About(CONFIG, None, {}, {}), {}, pieces, 4000)).pieces["model"][
+            "a"
+        ]
+        expected = tensor.clone()
+        tensor.zero_()  # training goes on
+        assert copied.tensor.is_pinned() and torch.equal(copied.tensor, expected.cpu())
+        places.append(copied.tensor.data_ptr())
+    assert places[0] == places[1]
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------

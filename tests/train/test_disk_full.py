@@ -79,15 +79,21 @@ def fill_up(folder: Path, leave: int) -> None:
 
 
 class Fill:
-    """A hook that fills the volume after step 3; once the run has said that it waits, somebody does something."""
+    """A hook that fills the volume when the first checkpoint stands; once the run has said that it waits, it is helped."""
 
     def __init__(self, volume: Path, help: Callable[[Path], object] | None = None) -> None:
         self.volume, self.help = volume, help or self._make_room
         self.states: list[tuple[str, str]] = []  # of the run, just before there is room again
         self.kept: list[int] = []
+        self.filled = False
 
     def __call__(self, event: dict[str, Any], run: Any) -> None:
         if event["type"] == "train" and event["step"] == 3:
+            for thread in threading.enumerate():
+                if thread.name == "saving":  # the first one, aside: it is to stand before the next begins
+                    thread.join(20)
+        if event["type"] == "checkpoint" and not self.filled:
+            self.filled = True
             fill_up(self.volume, SMALL)
             threading.Thread(target=self._watch, args=(run.path,), daemon=True).start()
 
