@@ -26,7 +26,6 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.observe.terminal import say
 from gptloom.train.crew import Restarts
-from gptloom.train.network import addresses
 from gptloom.train.wire import Wire
 from gptloom.train.workers import ALARM, BROKEN_OFF, GRACE, Ending, cause_of
 
@@ -64,8 +63,9 @@ class Meeting(threading.Thread):
         self._over = False
         self._strangers: list[Wire] = []
         try:
-            old = any("." in address for address in addresses(nodes[0]))
-            self._listener = socket.create_server(("", port), family=socket.AF_INET if old else socket.AF_INET6)
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            self._listener = socket.create_server(("", port), family=family, dualstack_ipv6=both)
         except OSError as error:
             what = f"port {port} cannot be used on this machine: {error.strerror}"
             raise UserError(Problem(what, mend="another --port, the same on every machine")) from None

@@ -44,8 +44,8 @@ def addresses(name: str) -> list[str]:
 
 
 def is_this_machine(name: str) -> bool:
-    """Whether ``name`` is this machine: an address is a machine's own if it can listen there."""
-    return any(_can_listen_at(address) for address in addresses(name))
+    """Whether ``name`` is this machine's: by name, or by an address at which it can listen."""
+    return name == socket.gethostname() or any(_can_listen_at(address) for address in addresses(name))
 
 
 def _can_listen_at(address: str) -> bool:

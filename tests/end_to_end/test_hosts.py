@@ -65,6 +65,9 @@ class Hosts:
         """From here on nothing arrives, and nobody is told."""
         ip("-n", NAMES[0], "link", "set", "cable-a", "down")
 
+    def mend_cable(self) -> None:
+        ip("-n", NAMES[0], "link", "set", "cable-a", "up")
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         path = self.run / "events.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
@@ -74,7 +77,7 @@ class Hosts:
         until = time.monotonic() + 120
         while not condition():
             ended = [host for host, process in self.started.items() if process.poll() is not None]
-            assert not ended and time.monotonic() < until, [self.end(host) for host in ended]
+            assert not ended and time.monotonic() < until, "\n".join(self.end(host)[1] for host in ended)
             time.sleep(0.1)
 
     def wait_for_checkpoint(self) -> None:
@@ -169,6 +172,22 @@ def test_elastic_goes_on_with_the_host_that_is_left_and_takes_the_other_back(hos
     # The one that was alone saved before it let the other in: nothing it did is lost.
     assert together["step"] == hosts.events("end")[1]["step"] > alone["step"]
     assert read_state(hosts.run).state == "paused"
+
+
+def test_elastic_takes_a_host_back_whose_cable_is_mended(hosts: Hosts) -> None:
+    for host in (0, 1):
+        hosts.start(host, "--max-steps", "100000", "--elastic")
+    hosts.wait_for_checkpoint()
+    hosts.cut_cable()
+    hosts.wait_until(lambda: len(hosts.events("start")) == 2)
+    time.sleep(10)  # the other side notices later than this one
+    hosts.mend_cable()
+    hosts.wait_until(lambda: len(hosts.events("start")) == 3)
+    (hosts.run / STOP).touch()
+    (code, said), (other_code, other) = hosts.end(0), hosts.end(1)
+    assert (code, other_code) == (0, 0), said + other
+    assert [start["processes"] for start in hosts.events("start")] == [2, 1, 2]
+    assert "10.77.0.1 has not answered for" in other and "its return is waited for" in other
 
 
 def test_a_killed_worker_is_started_again_on_every_host(hosts: Hosts) -> None:
