@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 8 << 20  # bytes that are hashed and written at a time
+THREADED = 64 << 10  # bytes of a block from which on a thread is worth it
 SYNC_EVERY = 64 << 20  # bytes after which the disk is made to take what the cache holds
 DTYPES = {  # in the order in which the library stores them, so that every tensor is aligned
     torch.int64: "I64",
@@ -76,17 +77,20 @@ class _HashedFile:
     def write(self, content: memoryview) -> None:
         for start in range(0, len(content), BLOCK):
             block = content[start : start + BLOCK]
-            hashed = self._pool.submit(self._digest.update, block) if len(block) > 1 << 16 else None
-            rest = block
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-            if hashed is None:  # too little for a thread to be worth it
+            if len(block) < THREADED:
                 self._digest.update(block)
+                self._write(block)
             else:
+                hashed = self._pool.submit(self._digest.update, block)
+                self._write(block)
                 hashed.result()
             self._unsynced += len(block)
             if self._unsynced >= SYNC_EVERY and (self._syncing is None or self._syncing.done()):
                 self._start_sync()
+
+    def _write(self, block: memoryview) -> None:
+        while block:
+            block = block[os.write(self._handle, block) :]
 
     def _start_sync(self) -> None:
         if self._syncing is not None:
