@@ -135,7 +135,7 @@ def _headline(verdict: Verdict, refused: int, why_not_back: str) -> str:
 
 
 def describe(health: Sequence[Health]) -> list[str]:
-    """Which tensors are not finite or far too large, and where the gradient is largest against what the optimizer remembers of it.
+    """Which tensors are not finite or far too large, and where gradients are largest against what the optimizer remembers.
 
     Gradients are listed in the order of the backward pass: the first is the nearest to where they went wrong.
     """

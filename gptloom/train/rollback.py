@@ -26,7 +26,7 @@ PutBack = Callable[[Run, Path, dict[str, Any]], None]
 ROLL_BACKS, STRETCH = 3, 1000
 """At most so many within so many steps. A bad stretch of text is left behind by the first; what comes back after three
 comes from the training itself. Per stretch and not per run, since a long run of a large model meets several (PaLM about
-twenty: Chowdhery et al. 2022, section 5.1). As the steps of a run are counted, so are its roll-backs."""
+twenty: Chowdhery et al. 2022, section 5.1). Resuming does not begin the count anew: it is that of the event log."""
 
 PROGRESS = (
     "step",
