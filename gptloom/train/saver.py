@@ -22,7 +22,7 @@ from gptloom.model.stored_weights import StoredWeights
 from gptloom.train.checkpoint import FOLDER, MODEL, masters_state, name_of
 from gptloom.train.disk import Room, is_full, unless_full
 from gptloom.train.run import Run
-from gptloom.train.snapshot import About, Shares, Snapshot, begin, commit, take_snapshot, write_files
+from gptloom.train.snapshot import About, Shares, Snapshot, begin, clear_leftovers, commit, take_snapshot, write_files
 
 Describe = Callable[[Run, Path], About]
 Sums = dict[str, str]
@@ -58,7 +58,7 @@ class Saver:
         if self._save is not None and self._save.snapshot.target == target:
             return
         self.settle(run, wait=True)
-        if run.world.first_does(target.exists):
+        if run.world.first_does(lambda: _stands(target)):
             return
         begun = time.perf_counter()
         snapshot = take_snapshot(run, target, self._describe(run, target / MODEL), self._shares)
@@ -127,6 +127,11 @@ class Saver:
         room.found()
 
 
+def _stands(target: Path) -> bool:
+    clear_leftovers(target.parent)
+    return target.exists()
+
+
 def _write_model(run: Run, folder: Path, about: About) -> None:
     if run.world.size == 1:
         save_model(folder, masters_state(run), about.config, tokenizer=about.tokenizer, lineage=about.lineage)
@@ -179,4 +184,4 @@ class _Copies:
         if memory is None or memory.shape != tensor.shape or memory.dtype != tensor.dtype:
             memory = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
             self._memory[key] = memory
-        return memory.copy_(tensor, non_blocking=True)
+        return memory.copy_(tensor, non_blocking=tensor.is_cuda)

@@ -105,10 +105,14 @@ def take_snapshot(run: Run, target: Path, about: About, shares: Shares) -> Snaps
     return Snapshot(target, run.world.rank, run.world.size > 1, about, document, pieces, n_bytes)
 
 
-def begin(snapshot: Snapshot) -> None:
-    """Makes the folder that all processes write into, and removes what saves that were broken off have left."""
-    for left in snapshot.target.parent.glob(".*.part"):
+def clear_leftovers(checkpoints: Path) -> None:
+    """Removes what saves and deletions that were broken off have left; they may hold the room that is missing."""
+    for left in checkpoints.glob(".*.part"):
         shutil.rmtree(left)
+
+
+def begin(snapshot: Snapshot) -> None:
+    """Makes the folder that all processes write into."""
     (snapshot.part / MODEL).mkdir(parents=True)
     if snapshot.in_pieces:
         (snapshot.part / OPTIMIZER_PIECES).mkdir()

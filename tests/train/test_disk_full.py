@@ -133,6 +133,18 @@ def test_a_run_waits_before_a_save_that_would_not_fit(train_on: Any, volume: Pat
     assert_it_paused_and_went_on(fill, train_on(fill))
 
 
+def test_what_a_killed_save_has_left_does_not_stand_in_the_way(train_on: Any, volume: Path) -> None:
+    left = volume / "run" / "checkpoints" / ".step-00000099.part"
+
+    def leave(event: dict[str, Any], run: Any) -> None:
+        if event["type"] == "train" and event["step"] == 1:
+            left.mkdir(parents=True)
+            fill_up(left, SMALL)
+
+    run = train_on(leave)
+    assert list(finished_checkpoints(run)) == [6] and not left.exists() and not guards(run)
+
+
 @pytest.mark.parametrize("aside", [False, True])
 def test_a_disk_that_fills_up_in_mid_save(train_on: Any, volume: Path, monkeypatch: Any, aside: bool) -> None:
     """Nobody has seen it coming: the system's error arrives while the files are written."""
