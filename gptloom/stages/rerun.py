@@ -136,7 +136,15 @@ class Record:
             if start.get("parallel") != last.get("parallel"):
                 within.append(f"processes: {start.get('parallel')}, now {last.get('parallel')}")
             found += [f"in the run itself, since it started from step {start['step']}: {what}" for what in within]
+        if self.on_gpu:
+            found.append("computed on a GPU, which may add up in any order")
         return tuple(dict.fromkeys(found))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computed on an accelerator: with ``--device auto`` where there was one."""
+        machine, device = self.starts[-1].get("machine", {}), self.options.options.device
+        return device in ("cuda", "mps") or (device == "auto" and bool(machine.get("gpus") or machine.get("mps")))
 
 
 def rerun(resolved: Resolved[RerunOptions]) -> Repeated:

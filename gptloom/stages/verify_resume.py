@@ -181,8 +181,8 @@ class Trial:
         match phase:
             case "preparing":
                 return Moment(None, phase, draw.uniform(0, PREPARING_SECONDS))
-            case "training":
-                return Moment(draw.randrange(1, self.steps), phase, draw.uniform(0, straight.seconds_per_step))
+            case "training":  # in the first half: a difference grows with the steps after it
+                return Moment(draw.randrange(1, self.steps // 2), phase, draw.uniform(0, straight.seconds_per_step))
             case "finishing":
                 return Moment(self.steps, phase)
         every = self.save_every if phase == "saving" else self.eval_every

@@ -180,6 +180,17 @@ def test_on_another_machine_losses_are_held_against_a_tolerance(runs: Runs, edit
     assert code == 1 and not document["holds"]
 
 
+def test_of_a_gpu_no_bits_are_demanded(runs: Runs, edited: Callable[..., Path]) -> None:
+    def with_gpu(lines: list[dict[str, Any]]) -> None:
+        next(line for line in lines if line["type"] == "start")["machine"]["gpus"] = ["a fast one"]
+
+    on_cpu = Record.read(edited("events.jsonl", lambda lines: None))
+    assert on_cpu.unlike(on_cpu) == ()
+    shutil.rmtree(on_cpu.folder)
+    on_gpu = Record.read(edited("events.jsonl", with_gpu))
+    assert on_gpu.unlike(on_gpu) == ("computed on a GPU, which may add up in any order",)
+
+
 def test_refusals(runs: Runs) -> None:
     run = runs.pretrain("--max-steps", 2)
     code, document = runs.rerun(run, "--tolerance", "0.1")
