@@ -124,9 +124,7 @@ class _Host:
                 if self.round is not None:
                     self._leave(document["patience"])
             case "refused":
-                there = document.get("there")
-                where = f"{document['here']}\n  {there}" if there else None
-                raise UserError(Problem(document["why"], where))
+                raise UserError(Problem(document["why"], document["where"]))
 
     def _leave(self, patience: float) -> None:
         """Asks the workers to save and end; what still works after ``patience`` seconds is killed."""

@@ -94,7 +94,7 @@ class Meeting(threading.Thread):
                 if documents:
                     self._strangers.remove(wire)
                     self._welcome(wire, documents[0])
-            except (ConnectionError, KeyError, TypeError, ValueError, IndexError):  # anyone may knock at a port
+            except (ConnectionError, KeyError, TypeError, ValueError):  # anyone may knock at a port
                 self._strangers = [other for other in self._strangers if other is not wire]
                 wire.close()
         for node, member in list(self.members.items()):
@@ -108,20 +108,20 @@ class Meeting(threading.Thread):
     def _welcome(self, wire: Wire, hello: dict[str, Any]) -> None:
         """Takes a machine in, or tells it why not."""
         node, command = int(hello["node"]), list(hello["command"])
+        if not 0 <= node < len(self.nodes):
+            raise ValueError(node)
         name = self.nodes[node]
         if self.command is not None and command != self.command:
-            theirs, ours = " ".join(command), " ".join(self.command)
-            wire.send("refused", why=f"the command here differs from that on {self.nodes[0]}", here=theirs, there=ours)
-            wire.close()
-            return
-        self.command = command
-        if node in self.members:  # it was started anew before its end was noticed
-            self._tell(node, "refused", why=f"the command was given a second time on {name}, and that one takes part")
-            self._lose(node, "was started again")
+            here, there = " ".join(command), " ".join(self.command)
+            why = f"the command here differs from that on {self.nodes[0]}"
+            return wire.leave("refused", why=why, where=f"here: {here}\n  there: {there}")
+        if node in self.members and self.members[node].wire.silence < SUSPECT:
+            return wire.leave("refused", why=f"{name} takes part already", where=None)
+        if node in self.members:  # its end was not noticed
+            self._lose(node, "is gone, and started again")
         if self._over:
-            wire.send("end", code=ALARM, text="the training is over")
-            wire.close()
-            return
+            return wire.leave("end", code=ALARM, text="the training is over")
+        self.command = command
         self.members[node] = Member(wire, int(hello["processes"]), int(hello["port"]))
         if self.running and not any(member.done for member in self.members.values()):
             self._again(f"{name} is here", patience=self.timeout)
@@ -170,7 +170,7 @@ class Meeting(threading.Thread):
             if all(member.done or member.ready for member in self.members.values()):  # ready: came too late
                 self._end(0)
         elif self.round >= 0 or len(self.members) == len(self.nodes) or (self.elastic and waited > self.timeout):
-            if all(member.ready for member in self.members.values()):
+            if 0 in self.members and all(member.ready for member in self.members.values()):
                 self._start()
         elif waited > self.timeout:
             self._end(USER_INPUT, f"{self._absent()} did not come within {self.timeout:.0f} s")
@@ -182,7 +182,7 @@ class Meeting(threading.Thread):
         if self.round or len(self.members) < len(self.nodes):
             absent = self._absent()
             say(f"starting {size} processes{f' without {absent}' if absent else ''}")
-        port = self.members[0].port  # the first machine is always there: its launcher carries this meeting
+        port = self.members[0].port
         for node in sorted(self.members):
             member = self.members[node]
             member.ready, member.done, member.first_rank = False, False, first_rank

@@ -61,5 +61,10 @@ class Wire:
             raise ConnectionError("is no launcher of gptloom") from None
         return [document for document in documents if document["type"] != "beat"]
 
+    def leave(self, type: str, **fields: Any) -> None:
+        """Says a last thing."""
+        self.send(type, **fields)
+        self.close()
+
     def close(self) -> None:
         self.connection.close()

@@ -113,8 +113,13 @@ def test_a_killed_worker_is_named_with_its_signal_and_the_others_are_ended(
 
 
 @posix
-def test_the_others_may_say_what_they_know(tmp_path: Path) -> None:
-    last_words = f"rank and end('SIGSEGV')\ntime.sleep(0.8)\nopen(r'{tmp_path}/said', 'w').close()"
+def test_the_others_may_say_what_they_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "GRACE", 20.0)
+    up = f"r'{tmp_path}/up'"
+    last_words = (
+        f"open({up} if not rank else os.devnull, 'w').close()\nwhile not os.path.exists({up}): time.sleep(0.02)\n"
+        f"rank and end('SIGSEGV')\ntime.sleep(0.8)\nopen(r'{tmp_path}/said', 'w').close()"
+    )
     assert run(crew(last_words)) == 3
     assert (tmp_path / "said").exists()
 

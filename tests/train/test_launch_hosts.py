@@ -121,6 +121,20 @@ def test_a_machine_with_another_command_is_refused(machines: Machines) -> None:
     assert (machines.end(0)[0], machines.end(1)[0]) == (0, 0)  # the right one is still taken
 
 
+def test_a_command_given_twice_on_a_machine_disturbs_nobody(machines: Machines) -> None:
+    code = "note()\nwait_for('finish')"
+    for place in (0, 1):
+        machines.start(place, code)
+    machines.wait_until(lambda: len(machines.log()) == 2)
+    taking_part = machines.launchers[1]
+    machines.start(1, code)
+    refused, said = machines.end(1)
+    assert refused == 1 and "127.0.0.2 takes part already" in said
+    machines.launchers[1] = taking_part
+    (machines.folder / "finish").touch()
+    assert (machines.end(0)[0], machines.end(1)[0]) == (0, 0)
+
+
 def test_a_machine_that_does_not_come_is_named(machines: Machines) -> None:
     machines.start(0, "note()", timeout=1)
     code, said = machines.end(0)
@@ -217,7 +231,8 @@ def test_a_signal_to_one_machine_reaches_its_workers_and_all_end_well(machines: 
 def test_ctrl_c_while_waiting_ends_it_for_all(machines: Machines) -> None:
     machines.start(0, "note()", of=3)
     machines.start(1, "note()", of=3)
-    time.sleep(1.0)
+    said = machines.launchers[0].stderr
+    assert said is not None and any("127.0.0.2 is here; waiting for 127.0.0.3" in line for line in said)
     machines.launchers[1].terminate()
     assert (machines.end(1)[0], machines.end(0)[0]) == (130, 130)
     assert machines.log() == []
@@ -229,6 +244,7 @@ def test_strangers_at_the_port_disturb_nobody(machines: Machines) -> None:
         b"GET / HTTP/1.1\r\n\r\n",
         b'{"type": 3}\n',
         b'{"type": "hello", "node": 9, "command": []}\n',
+        b'{"type": "hello", "node": -1, "command": [], "processes": 1, "port": 1}\n',
         b"[1]\n",
         b"\xff\xfe\n",
     ]

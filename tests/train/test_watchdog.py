@@ -69,7 +69,7 @@ def training(tmp_path: Path) -> Iterator[Training]:
 @pytest.mark.slow
 @pytest.mark.parametrize("hung", [0, 1])
 def test_when_one_hangs_every_stack_and_step_is_shown_and_the_run_ends(hung: int, training: Training) -> None:
-    training.start(2, 50, "--rank", hung, "--at", 7, "--do", "hang", "--watch", 2)
+    training.start(2, 50, "--rank", hung, "--at", 7, "--do", "hang", "--watch", 6)
     code, said = training.end()
     assert code == 3
     assert "stopped: no progress for" in said
@@ -85,20 +85,20 @@ def test_when_one_hangs_every_stack_and_step_is_shown_and_the_run_ends(hung: int
 @pytest.mark.slow
 @pytest.mark.parametrize("halted", [0, 1])
 def test_a_halted_process_is_named_by_the_others(halted: int, training: Training) -> None:
-    training.start(2, 50, "--rank", halted, "--at", 7, "--do", "halt", "--silence", 4)
+    training.start(2, 50, "--rank", halted, "--at", 7, "--do", "halt", "--silence", 8)
     code, said = training.end()
     assert code == 3
     if halted:
         assert "stopped: process 1 on" in said and "gave no sign of life for" in said
         assert training.log()[-1]["what"] == "failed"
     else:  # it keeps the store, which answers no more
-        assert "stopped: the store of this training, at process 0, has not answered for 4 s" in said
+        assert "stopped: the store of this training, at process 0, has not answered for 8 s" in said
 
 
 @posix
 @pytest.mark.slow
 def test_long_known_work_is_waited_for(training: Training) -> None:
-    training.start(2, 20, "--rank", 1, "--at", 7, "--do", "work", "--watch", 2)
+    training.start(2, 20, "--rank", 1, "--at", 7, "--do", "work", "--watch", 6)
     assert training.end() == (0, "")
     assert training.log()[-1] == {"size": 2, "restarts": 0, "step": 20, "what": "end"}
 
