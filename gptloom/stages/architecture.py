@@ -1,30 +1,78 @@
-"""From options to a ModelConfig: a preset, what was changed in it, and what follows from the text."""
+"""From options to a ModelConfig: that of a base model, or a preset, what was changed in it and what follows from the text."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import FAMILIES, ModelConfig, preset
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
+from gptloom.model.reference import resolve_reference
+from gptloom.model.store import content_hash, read_config
 from gptloom.stages.derive import AIM_MINUTES, AIM_PASSES, choose_context, choose_size
 
 SHAPE = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff")
+SMALLEST = "modern-nano"
 
 
-def refuse_with_base(resolved: Resolved[PretrainOptions]) -> None:
-    """UserError for every option that a base model decides already."""
-    fixed = ("model", "tokenizer", "vocab_size", "context", *SHAPE)
-    given = [name for name in fixed if resolved.given(name)]
-    if given:
-        raise UserError(
-            *(
-                Problem(
-                    f"--{name.replace('_', '-')} cannot be given with a base model: it keeps its own",
-                    mend="leave it out",
-                )
-                for name in given
-            )
-        )
+@dataclass(frozen=True)
+class Base:
+    """The model that a training goes on from."""
+
+    folder: Path
+    config: ModelConfig
+    hash: str
+
+
+def open_base(resolved: Resolved[PretrainOptions]) -> Base | None:
+    """The base model, if one is named."""
+    if resolved.options.base is None:
+        return None
+    folder = base_folder(resolved.options.base)
+    return Base(folder, read_config(folder), content_hash(folder))
+
+
+def base_folder(reference: str) -> Path:
+    """The model folder that BASE names. UserError when there is none, or it names a preset, which is no trained model."""
+    found = resolve_reference(reference)
+    if found.path is None:
+        mend = f"gptloom pretrain --model {found.preset} --data ..."
+        raise UserError(Problem(f"{reference} is a preset, not a trained model", mend=mend))
+    return found.path
+
+
+def named_preset(options: PretrainOptions) -> str | None:
+    """The preset that the options of a new model start from; None where its size follows from text and machine."""
+    if options.model is None:
+        return SMALLEST if any(getattr(options, field) is not None for field in SHAPE) else None
+    return options.model if options.model == "gpt2" or options.model not in FAMILIES else None
+
+
+def fields_of(options: PretrainOptions, name: str) -> dict[str, Any]:
+    """The fields of the preset ``name``, with what the options change in them."""
+    given = {field: getattr(options, field) for field in SHAPE if getattr(options, field) is not None}
+    if "d_model" in given and "n_head" not in given:
+        wanted = max(1, given["d_model"] // 64)  # heads of about 64, as many as divide the width
+        given["n_head"] = next(n for n in range(wanted, 0, -1) if given["d_model"] % n == 0)
+    for field in ("dropout", "context"):
+        if getattr(options, field) is not None:
+            given[field] = getattr(options, field)
+    return {**preset(name), **given}
+
+
+def choose_config(
+    resolved: Resolved[PretrainOptions], base: Base | None, vocab_size: int, n_tokens: int, peak: float
+) -> tuple[ModelConfig, Resolved[PretrainOptions]]:
+    """The base's shape, or one for this text and machine."""
+    if base is None:
+        return choose_model(resolved, vocab_size, n_tokens, peak)
+    config = base.config
+    if resolved.options.dropout is not None:
+        config = config.model_copy(update={"dropout": resolved.options.dropout})
+    return config, resolved.derive("context", config.context, "the base model's")
 
 
 def choose_model(
@@ -32,28 +80,18 @@ def choose_model(
 ) -> tuple[ModelConfig, Resolved[PretrainOptions]]:
     """The model for ``n_tokens`` of training text on a machine of ``peak`` FLOP/s."""
     options = resolved.options
-    name = options.model
-    if name is None and any(getattr(options, field) is not None for field in SHAPE):
-        resolved = resolved.derive("model", "modern-nano", "a shape of one's own starts from the smallest of modern")
-    elif name is None:
-        minutes = options.max_minutes or AIM_MINUTES
-        passes = options.max_epochs or AIM_PASSES
-        chosen = choose_size("modern", n_tokens, vocab_size, peak, minutes, passes)
-        resolved = resolved.derive("model", chosen.value, chosen.rule)
-    name = str(resolved.options.model)
-    if name in FAMILIES and name != "gpt2":
-        chosen = choose_size(name, n_tokens, vocab_size, peak, options.max_minutes or AIM_MINUTES, AIM_PASSES)
+    name = named_preset(options)
+    if name is None:
+        minutes, passes = options.max_minutes or AIM_MINUTES, options.max_epochs or AIM_PASSES
+        chosen = choose_size(options.model or "modern", n_tokens, vocab_size, peak, minutes, passes)
         name = str(chosen.value)
-    fields = preset(name)
-    given = {field: getattr(options, field) for field in SHAPE if getattr(options, field) is not None}
-    if "d_model" in given and "n_head" not in given:
-        wanted = max(1, given["d_model"] // 64)  # heads of about 64, as many as divide the width
-        given["n_head"] = next(n for n in range(wanted, 0, -1) if given["d_model"] % n == 0)
-    if options.dropout is not None:
-        given["dropout"] = options.dropout
-    config = ModelConfig(**{**fields, **given, "vocab_size": vocab_size})
+        if options.model is None:
+            resolved = resolved.derive("model", name, chosen.rule)
+    elif options.model is None:
+        resolved = resolved.derive("model", name, "a shape of one's own starts from the smallest of modern")
+    config = ModelConfig(**fields_of(options, name) | {"vocab_size": vocab_size})
     if options.context is not None:
-        return ModelConfig(**{**fields, **given, "vocab_size": vocab_size, "context": options.context}), resolved
+        return config, resolved
     context = choose_context(config, n_tokens)
     resolved = resolved.derive("context", context.value, context.rule)
-    return ModelConfig(**{**fields, **given, "vocab_size": vocab_size, "context": context.value}), resolved
+    return config.model_copy(update={"context": context.value}), resolved

@@ -9,6 +9,7 @@ from gptloom.config.resolve import DERIVED, Resolved
 from gptloom.data.built import TrainingShards
 from gptloom.observe.machine import memory
 from gptloom.stages.derive import (
+    Choice,
     Steps,
     choose_batch_tokens,
     choose_embedding_lr,
@@ -21,7 +22,7 @@ from gptloom.stages.derive import (
 from gptloom.stages.machine import Machine, choose_strategy, process_memory
 from gptloom.stages.preflight import check_memory, device_memory
 from gptloom.tokenizer import Tokenizer
-from gptloom.train.parallel import check_heads, check_rows, check_world
+from gptloom.train.parallel import check_heads, check_rows
 
 
 def choose_optimization(
@@ -35,18 +36,17 @@ def choose_optimization(
     UserError when memory is too small, or the processes cannot share model or batch.
     """
     options, world = resolved.options, machine.world
-    check_world(world, options.strategy, machine.device, options.tensor_parallel, options.offload)
     check_heads(config, options.tensor_parallel)
+    shares = world.size // options.tensor_parallel
     if options.batch_tokens is None:
-        resolved = resolved.derive("batch_tokens", *choose_batch_tokens(expected_tokens, config.context))
-    elif options.batch_tokens % config.context:
-        near = max(1, round(options.batch_tokens / config.context)) * config.context
-        what = f"--batch-tokens {options.batch_tokens} is not a multiple of the context {config.context}"
-        raise UserError(Problem(what, mend=f"--batch-tokens {near}"))
+        tokens, rule = choose_batch_tokens(expected_tokens, config.context)
+        even = shares * config.context
+        if int(tokens) % even:
+            tokens, rule = -(-int(tokens) // even) * even, f"{rule}, in equal shares for {shares} processes"
+        resolved = resolved.derive("batch_tokens", tokens, rule)
     batch_tokens = resolved.options.batch_tokens
     assert batch_tokens is not None
-    shares = world.size // options.tensor_parallel
-    check_rows(batch_tokens // config.context, config.context, shares)
+    check_batch(batch_tokens, config.context, shares)
     if options.micro_batch is None:
         free = memory()[1]
         free = free and free // world.local_size
@@ -63,17 +63,8 @@ def choose_optimization(
         resolved = resolved.derive("lr", *choose_lr(config, optimizer))
     if options.embedding_lr is None and optimizer == "muon":
         resolved = resolved.derive("embedding_lr", *choose_embedding_lr(config, resolved.options.lr))
-    elif options.embedding_lr is not None and optimizer == "adamw":
-        raise UserError(Problem("--embedding-lr is for --optimizer muon: adamw has one rate", mend="leave it out"))
     if options.schedule is None:
-        kind, why = (
-            ("cosine", "GPT-2's and GPT-3's") if config.family == "gpt2" else ("trapezoid", "can be extended later")
-        )
-        resolved = resolved.derive("schedule", kind, why)
-    if resolved.given("decay") and resolved.options.schedule != "trapezoid":
-        raise UserError(Problem("--decay is for --schedule trapezoid", mend="leave it out"))
-    if resolved.given("final_lr") and resolved.options.schedule == "constant":
-        raise UserError(Problem("--final-lr does nothing with --schedule constant", mend="leave it out"))
+        resolved = resolved.derive("schedule", *choose_schedule(config))
     if options.final_lr is None:
         final = 0.1 if resolved.options.schedule == "cosine" else 0.0
         resolved = resolved.derive("final_lr", final, f"usual for a {resolved.options.schedule} schedule")
@@ -85,6 +76,40 @@ def choose_optimization(
     shards = resolved.options.strategy in ("fsdp", "hsdp")
     check_memory(config, needed, there, config.context, machine.dtype, shards=shards)
     return resolved
+
+
+def choose_schedule(config: ModelConfig) -> Choice:
+    """The paper's where there is one, else one that a longer run can go on from."""
+    if config.family == "gpt2":
+        return Choice("cosine", "GPT-2's and GPT-3's")
+    return Choice("trapezoid", "can be extended later")
+
+
+def check_batch(batch_tokens: int, context: int, shares: int) -> None:
+    """UserError, with what would do, when a step's tokens are no whole windows, or those no ``shares`` of equal size."""
+    if batch_tokens % context:
+        near = max(1, round(batch_tokens / context / shares)) * shares * context
+        what = f"--batch-tokens {batch_tokens} is not a multiple of the context {context}"
+        raise UserError(Problem(what, mend=f"--batch-tokens {near}"))
+    check_rows(batch_tokens // context, context, shares)
+
+
+def check_warmup(warmup: int, steps: int) -> None:
+    """UserError when the learning rate would still be rising in the second half of the run."""
+    if warmup > max(1, steps // 2):
+        what = f"--warmup {warmup} is longer than the run of {steps:,} steps allows, half of it"
+        raise UserError(Problem(what, mend=f"--warmup {choose_warmup(steps).value}, or a longer run"))
+
+
+def check_validated(options: PretrainOptions, validates: bool) -> None:
+    """UserError for options that look at a validation that does not take place."""
+    if validates:
+        return
+    mend = "--valid FILE, --split tail, or leave it out"
+    pointless = [name for name in ("patience", "limit_batches") if getattr(options, name) is not None]
+    if pointless:
+        flags = (f"--{name.replace('_', '-')}" for name in pointless)
+        raise UserError(*(Problem(f"{flag} needs validation text, and there is none", mend=mend) for flag in flags))
 
 
 def _largest_micro_batch(
@@ -120,16 +145,11 @@ def choose_pace(
 ) -> Resolved[PretrainOptions]:
     """Warm-up, and how often the run speaks, evaluates and saves; an evaluation takes a tenth of its interval at most."""
     options = resolved.options
-    if shards.valid is None:
-        pointless = [name for name in ("patience", "limit_batches") if getattr(options, name) is not None]
-        if pointless:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in pointless)
-            what = f"{flags} needs validation text, and there is none"
-            raise UserError(Problem(what, mend="--valid FILE, --split tail, or leave it out"))
+    check_validated(options, shards.valid is not None)
     if options.warmup is None:
         resolved = resolved.derive("warmup", *choose_warmup(steps.steps))
-    elif options.warmup > steps.steps:
-        raise UserError(Problem(f"--warmup {options.warmup} is longer than the run of {steps.steps} steps"))
+    else:
+        check_warmup(options.warmup, steps.steps)
     if options.max_steps is None:
         resolved = resolved.derive("max_steps", steps.steps, steps.rule)
     eval_every = options.eval_every or max(1, round(steps.steps / 10))
@@ -148,8 +168,6 @@ def choose_pace(
         needed = -(-(shards.valid.n_tokens - 1) // (config.context * options.micro_batch))
         if affordable < needed:
             resolved = resolved.derive("limit_batches", affordable, "a tenth of the time between evaluations")
-    if options.sample and not options.sample_tokens:
-        raise UserError(Problem("--sample does nothing with --sample-tokens 0", mend="leave one of them out"))
     too_long = [prompt for prompt in options.sample if len(tokenizer.encode(prompt)) >= config.context]
     if too_long:
         what = f"--sample {too_long[0][:40]!r}... leaves no room in a context of {config.context} tokens"

@@ -26,6 +26,12 @@ def asks_for_processes(options: PretrainOptions) -> bool:
     return not is_worker() and ((options.processes or 1) > 1 or bool(options.nodes))
 
 
+def asked_world(options: PretrainOptions) -> World:
+    """The processes that the options ask for, as the first of them will see it."""
+    here = options.processes or 1
+    return World(size=here * max(1, len(options.nodes)), local_size=here)
+
+
 def speaks() -> bool:
     """Whether this process tells the user how a training ended: of several, the first."""
     return os.environ.get("RANK", "0") == "0"
@@ -60,21 +66,24 @@ def launched(
 
 
 def _as_arguments(asked: Resolved[Any], folder: str) -> list[str]:
-    """The command line of the options that were given, and of the folder, whose default name has the time in it."""
+    """The command line of the options that were given, and of the folder, whose default name has the time in it.
+
+    What a recipe says it says again.
+    """
     arguments: list[str] = []
     for name in option_fields(type(asked.options)):
-        value = asked.options.option(name)
+        value, flag = asked.options.option(name), name.replace("_", "-")
         if name == "out":
-            arguments += ["--out", folder]
-        elif not asked.given(name):
+            arguments.append(f"--out={folder}")
+        elif not asked.given(name) or asked.source(name).startswith("recipe"):
             continue
         elif name in ("base", "run"):
             arguments.insert(0, str(value))
         elif isinstance(value, bool):
-            arguments.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             values = value if isinstance(value, list | tuple) else [value]
-            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+            arguments += [f"--{flag}={word}" for word in values]  # in one word: a value may begin with dashes
     return arguments
 
 
@@ -94,7 +103,7 @@ def join_training(options: PretrainOptions, asked: Resolved[Any]) -> Iterator[Wo
         try:
             with watching(world, options.timeout, step=lambda: world.step, failed=failed) as dog:
                 world.dog = dog
-                _check_count(options, world)
+                world.all_do(lambda: _check_count(asked, world))
                 check_agreement(world, _comparable(asked))
                 yield world
         finally:
@@ -108,11 +117,11 @@ def _comparable(asked: Resolved[Any]) -> dict[str, Any]:
     return {name: asked.options.option(name) for name in names if asked.given(name) and name != "quiet"}
 
 
-def _check_count(options: PretrainOptions, world: World) -> None:
+def _check_count(asked: Resolved[Any], world: World) -> None:
     """UserError when ``torchrun`` started another number of processes than ``--processes`` says."""
-    if options.processes is None or world.size == 1 or options.processes == world.local_size:
+    said = asked.options.processes if asked.given("processes") else None
+    if not is_worker() or said in (None, world.local_size):
         return
-    what = f"{world.local_size} processes were started on {world.host}, and --processes says {options.processes}"
-    if world.first:
-        raise UserError(Problem(what, mend="leave --processes out under torchrun, or give it without torchrun"))
-    raise EndedElsewhere(2)
+    what = f"--processes says {said}, and torchrun has started {world.local_size} on {world.host}"
+    mend = f"--processes {world.local_size}, or torchrun --nproc-per-node {said}"
+    raise UserError(Problem(what, mend=mend))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.observe.machine import cores
 from gptloom.observe.terminal import human_bytes, say
-from gptloom.stages.preflight import check_disk, check_memory, checkpoint_bytes, device_memory, training_memory
+from gptloom.stages.preflight import check_disk, checkpoint_bytes, device_memory, training_memory
 from gptloom.train.machine_speed import matrix_peak
 from gptloom.train.memory import keep_freed_memory
-from gptloom.train.parallel import Parallel, Strategy
+from gptloom.train.parallel import Parallel, Strategy, check_world
 from gptloom.train.precision import choose_device, choose_dtype
 from gptloom.train.reproducible import make_deterministic
 from gptloom.train.world import World
@@ -51,6 +52,15 @@ def use_machine(options: PretrainOptions, world: World) -> Machine:
     return Machine(world, device, dtype, world.sum([matrix_peak(dtype, device)])[0])
 
 
+def foresee_machine(options: PretrainOptions, world: World) -> Machine:
+    """What ``use_machine`` would find in the first process of a ``world`` that is not started."""
+    threads = options.threads and min(cores(), options.threads * world.local_size)
+    here = use_machine(options.model_copy(update={"threads": threads}), World())
+    # Processes on a CPU share it, each GPU has its own.
+    units = world.size // world.local_size if here.device.type == "cpu" else world.size
+    return replace(here, world=world, peak=here.peak * units)
+
+
 def _own_device(options: PretrainOptions, world: World) -> torch.device:
     device = choose_device(options.device)
     if device.type != "cuda":
@@ -82,7 +92,7 @@ def process_memory(options: PretrainOptions, config: ModelConfig, machine: Machi
     """Bytes that one process will need."""
     assert isinstance(options.micro_batch, int)
     world = machine.world
-    tensor = options.tensor_parallel if world.size > 1 else 1
+    tensor = options.tensor_parallel if world.size > 1 and world.size % options.tensor_parallel == 0 else 1
     shards = {"fsdp": world.size, "hsdp": world.local_size}.get(options.strategy or "", 1)
     return training_memory(
         config,
@@ -95,15 +105,44 @@ def process_memory(options: PretrainOptions, config: ModelConfig, machine: Machi
 
 
 def check_room(options: PretrainOptions, config: ModelConfig, machine: Machine, folder: Path, checkpoints: int) -> None:
-    """UserError when memory or disk are too small for the training, saying what would fit."""
+    """UserError when memory or disk are too small for a run that goes on, saying what would fit."""
     needed, there = process_memory(options, config, machine), device_memory(machine.device, machine.world.local_size)
-    shards = machine.world.size > 1 and options.strategy in ("fsdp", "hsdp")
-    check_memory(config, needed, there, config.context, machine.dtype, shards=shards)
+    if there is not None and needed > there:
+        what = f"this training needs {human_bytes(needed)} of memory in a process, which has {human_bytes(there)}"
+        fitting = list(_what_fits(options, config, machine))
+        raise UserError(Problem(what, str(folder), ", or ".join(fitting) or "a machine with more memory"))
     check_disk(folder, checkpoint_bytes(config) * checkpoints)
 
 
+def _what_fits(options: PretrainOptions, config: ModelConfig, machine: Machine) -> Iterator[str]:
+    """Ways to lay a run out for which the memory suffices: the nearest to the present one of each kind."""
+    world, on_cpu = machine.world, machine.device.type == "cpu"
+    machines, here = world.size // world.local_size, world.local_size
+    gpus = 0 if on_cpu else torch.cuda.device_count()
+    sharded = options.model_copy(update={"strategy": "fsdp"})
+    rows = (options.batch_tokens or config.context) // config.context
+    kinds = [
+        [("--recompute", options.model_copy(update={"recompute": True}), machines, here)],
+        [("--strategy fsdp", sharded, machines, here)],
+        # Processes on a CPU share its memory: fewer have more each. Each GPU brings its own.
+        [(f"--processes {n}", options, machines, n) for n in range(here - 1, 0, -1) if on_cpu],
+        [(f"--processes {n} --strategy fsdp", sharded, machines, n) for n in range(here + 1, gpus + 1)],
+        [(f"--strategy fsdp on {n} such machines (--nodes)", sharded, n, here) for n in range(machines + 1, 1025)],
+    ]
+    for kind in kinds:
+        for change, changed, count, local in kind:
+            there = device_memory(machine.device, local)
+            imagined = replace(machine, world=World(size=count * local, local_size=local))
+            if rows % (count * local) == 0 and process_memory(changed, config, imagined) <= (there or 0):
+                yield change
+                break
+
+
 def spread(options: PretrainOptions, world: World, device: torch.device) -> Parallel:
-    """How the model is spread; of a run that goes on with other processes than before, what still can be."""
+    """How the model is spread; of a run that goes on with other processes than before, what still can be.
+
+    UserError at the first process when it cannot be at all.
+    """
     strategy: Strategy = options.strategy or "ddp"
     tensor = options.tensor_parallel
     if world.size == 1:
@@ -116,4 +155,5 @@ def spread(options: PretrainOptions, world: World, device: torch.device) -> Para
     if strategy == "hsdp" and world.local_size == world.size:
         say("one machine now: --strategy fsdp instead of hsdp")
         strategy = "fsdp"
+    world.all_do(lambda: check_world(world, strategy, device, tensor, options.offload))
     return Parallel(world, strategy, device, tensor=tensor, offload=options.offload, recompute=options.recompute)

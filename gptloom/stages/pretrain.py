@@ -12,18 +12,20 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.resolve import Resolved, resolve, write_config
-from gptloom.data.built import check_enough
+from gptloom.data.batches import TokenBatches
+from gptloom.data.built import TrainingShards, check_enough
 from gptloom.model.counting import count_parameters, training_flops_per_token
-from gptloom.model.reference import resolve_reference
-from gptloom.model.store import check_vocabulary, content_hash, read_config
+from gptloom.model.store import check_vocabulary
 from gptloom.observe.terminal import human_count, human_time, say
-from gptloom.stages.architecture import choose_model, refuse_with_base
+from gptloom.stages.architecture import Base, choose_config, open_base
 from gptloom.stages.choices import choose_optimization, choose_pace, settle_micro_batch
 from gptloom.stages.claim import Claim
+from gptloom.stages.conflicts import check_options, recipe_named
 from gptloom.stages.derive import Steps, count_steps, efficiency
-from gptloom.stages.joining import asks_for_processes, join_training, launched
+from gptloom.stages.foresee import foresee_shards
+from gptloom.stages.joining import asked_world, asks_for_processes, join_training, launched
 from gptloom.stages.levers import find_levers
-from gptloom.stages.machine import Machine, process_memory, use_machine
+from gptloom.stages.machine import Machine, foresee_machine, process_memory, use_machine
 from gptloom.stages.preflight import (
     DAY,
     Cost,
@@ -36,22 +38,45 @@ from gptloom.stages.preflight import (
 )
 from gptloom.stages.settings import loop_settings, optimizer_settings
 from gptloom.stages.task import CONFIG, Task, band_of, open_task, stored_options
-from gptloom.stages.text import DATA, TOKENIZER, check_reading, choose_tokenizer, open_shards_of, read_text
+from gptloom.stages.text import DATA, TOKENIZER, choose_tokenizer, open_shards_of, read_text
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import start
+from gptloom.tokenizer import Tokenizer
 from gptloom.train.objective import NextToken
 from gptloom.train.out_of_memory import largest_micro_batch, levers_named
-from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState
+from gptloom.train.run import EVENTS, STATE, Hook, LoopSettings, Run, RunState, read_state
 from gptloom.train.world import World
+
+PREPARING = "preparing"  # the reason in a run's state until its training begins
 
 
 @dataclass(frozen=True)
-class Base:
-    """The model that a training goes on from."""
+class Plan:
+    """What a training will be, by its options, its text and the machine; in a dry run, the shards are foreseen."""
 
-    folder: Path
+    resolved: Resolved[PretrainOptions]
     config: ModelConfig
-    hash: str
+    tokenizer: Tokenizer
+    shards: TrainingShards
+    base: Base | None
+    data_hash: str | None
+
+    @property
+    def batches(self) -> TokenBatches:
+        options = self.resolved.options
+        assert options.batch_tokens is not None
+        return TokenBatches(self.shards.train, self.config.context, options.batch_tokens // self.config.context, 0)
+
+    @property
+    def beside_the_folder(self) -> dict[str, Any]:
+        """What the run folder does not hold, as JSON."""
+        base = None if self.base is None else str(self.base.folder.resolve())
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "base": base,
+            "parents": [] if self.base is None else [{"path": base, "hash": self.base.hash}],
+            "data_hash": self.data_hash,
+        }
 
 
 @dataclass(frozen=True)
@@ -76,19 +101,23 @@ def pretrain(
     ``nodes`` they are started here.
     """
     options = resolved.options
-    if options.dry_run:
-        return _dry_run(resolved)
-    if asks_for_processes(options):
-        out = options.out or default_folder(options)
-        return launched("pretrain", resolved, options, out, callbacks)
-    with join_training(options, resolved) as world:
-        folder = Path(world.share(options.out or default_folder(options)))
-        if world.restarts and (folder / EVENTS).exists():
-            from gptloom.stages.resume import go_on  # which itself begins with a pretraining's parts
+    out = options.out or default_folder(options)
+    with recipe_named(resolved):
+        if asks_for_processes(options) and not options.dry_run:
+            check_options(resolved, asked_world(options))
+            return launched("pretrain", resolved, options, out, callbacks)
+        with join_training(options, resolved) as world:
+            folder = Path(world.share(out))
+            if options.dry_run:
+                return dry_run(world, resolved, folder)
+            if world.restarts and (folder / EVENTS).exists():
+                from gptloom.stages.resume import go_on  # which itself begins with a pretraining's parts
 
-            return go_on(world, resolve(ResumeOptions, {"run": str(folder)}), callbacks, lambda question: True)
-        with Claim(folder, options.overwrite) as claim:
-            return train_in(world, resolved, claim, callbacks, confirm)
+                return go_on(world, resolve(ResumeOptions, {"run": str(folder)}), callbacks, lambda question: True)
+            if world.restarts and (folder / STATE).exists() and read_state(folder).reason == PREPARING:
+                resolved = replace(resolved, options=options.model_copy(update={"overwrite": True}))
+            with Claim(folder, resolved.options.overwrite) as claim:
+                return train_in(world, resolved, claim, callbacks, confirm)
 
 
 def train_in(
@@ -102,11 +131,12 @@ def train_in(
 
     The first one reads the text and writes tokenizer, shards and options into the run folder; then all open it.
     """
+    world.first_does(lambda: check_options(resolved, world))
     machine = use_machine(resolved.options, world)
-    found = world.first_does(lambda: _prepare(resolved, machine, claim))
+    found = world.first_does(lambda: _prepare(resolved, machine, claim.folder, claim).beside_the_folder)
     task = open_task(claim.folder, machine, found)
     task, measured, compile_rule = measure_steps(task, machine)
-    steps = world.first_does(lambda: _settle(task, machine, measured, compile_rule, claim.folder, confirm))
+    steps = world.first_does(lambda: _decide(task, machine, measured, compile_rule, claim.folder, confirm))
     task = replace(task, resolved=stored_options(claim.folder))
     settings = loop_settings(task.resolved.options, task.config, steps, machine.peak)
     run = Run(claim.folder, settings, RunState(), task.parallel)
@@ -116,55 +146,54 @@ def train_in(
     return TrainedRun(claim.folder)
 
 
-def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, claim: Claim) -> dict[str, Any]:
-    """Text, tokenizer, shards, model and optimization, in the run folder; what the options don't hold is returned."""
-    folder = claim.folder
+def dry_run(world: World, resolved: Resolved[PretrainOptions], folder: Path) -> DryRun:
+    """Everything up to the first step, with nothing written and no other process started.
+
+    The tokenizer is trained in memory; how many tokens it will make, and how long a step will take, is estimated.
+    """
+    options = resolved.options
+    asked = world if world.size > 1 else asked_world(options)
+    found: list[DryRun] = []
+
+    def foresee() -> None:
+        check_options(resolved, asked)
+        machine = foresee_machine(options, asked)
+        plan = _prepare(resolved, machine, folder)
+        seconds = plan.batches.tokens_per_step * _seconds_per_token(plan.config, machine)
+        settled, _, cost = _settle(plan, machine, seconds, folder)
+        found.append(DryRun(settled, plan.config, cost))
+
+    world.all_do(foresee)
+    return found[0]
+
+
+def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, folder: Path, claim: Claim | None = None) -> Plan:
+    """Text, tokenizer, shards, model and optimization. All that is made is kept in the folder of ``claim``, if any."""
     base = open_base(resolved)
-    check_reading(resolved)
     text = read_text(resolved.options)
     say(text.rule)
-    refuse_own_input(resolved.options, folder)
-    claim.take()
-    # Both are written again with all that is derived: a run that is broken off before can still be resumed.
-    write_config(folder / CONFIG, resolved, "pretrain")
-    Run(folder, LoopSettings(steps=0), RunState(reason="preparing")).write_state()
-    tokenizer, resolved = choose_tokenizer(resolved, text, base.folder if base else None, folder / TOKENIZER)
-    tokenizer.save(folder / TOKENIZER)
-    shards = open_shards_of(text, tokenizer, folder / DATA, None)
+    if claim is not None:
+        claim.take()
+        # Both are written again with all that is derived: a run that is broken off before can still be resumed.
+        write_config(folder / CONFIG, resolved, "pretrain")
+        Run(folder, LoopSettings(steps=0), RunState(reason=PREPARING)).write_state()
+    # A dry run may look at the folder of a run that would be replaced: nothing of that is kept.
+    kept = folder / TOKENIZER if claim is not None else folder / "none yet"
+    tokenizer, resolved = choose_tokenizer(resolved, text, base.folder if base else None, kept)
+    if claim is None:
+        shards = foresee_shards(text, tokenizer)
+    else:
+        tokenizer.save(folder / TOKENIZER)
+        shards = open_shards_of(text, tokenizer, folder / DATA, None)
     n_tokens = sum(int(tokens.n_tokens * weight) for tokens, weight in shards.train)
     config, resolved = choose_config(resolved, base, tokenizer.vocab_size, n_tokens, machine.peak)
     check_vocabulary(tokenizer, config, str(folder / TOKENIZER))
     check_enough(shards, config.context, validates=resolved.options.split != "none")
     expected = _expected_tokens(resolved.options, config, n_tokens, machine)
     resolved = choose_optimization(resolved, config, expected, machine)
-    write_config(folder / CONFIG, resolved, "pretrain", band_of(resolved.options))
-    return {
-        "config": config.model_dump(mode="json"),
-        "base": str(base.folder.resolve()) if base else None,
-        "parents": [] if base is None else [{"path": str(base.folder.resolve()), "hash": base.hash}],
-        "data_hash": text.corpus.hash if text.corpus is not None else None,
-    }
-
-
-def open_base(resolved: Resolved[PretrainOptions]) -> Base | None:
-    """The base model's folder and shape; options that it decides already are refused."""
-    if resolved.options.base is None:
-        return None
-    refuse_with_base(resolved)
-    found = resolve_reference(resolved.options.base)
-    if found.path is None:
-        mend = f"gptloom pretrain --model {found.preset} --data ..."
-        raise UserError(Problem(f"{resolved.options.base} is a preset, not a trained model", mend=mend))
-    return Base(found.path, read_config(found.path), content_hash(found.path))
-
-
-def refuse_own_input(options: PretrainOptions, folder: Path) -> None:
-    """UserError when ``--overwrite`` would delete what this training is to read."""
-    named = [*options.data, *options.valid, *filter(None, (options.base, options.tokenizer))]
-    inside = [text for text in named if Path(text.partition("@")[0]).resolve().is_relative_to(folder.resolve())]
-    if options.overwrite and inside:
-        what = "--overwrite would delete what this training reads"
-        raise UserError(*(Problem(what, text, "another --out") for text in inside))
+    if claim is not None:
+        write_config(folder / CONFIG, resolved, "pretrain", band_of(resolved.options))
+    return Plan(resolved, config, tokenizer, shards, base, text.corpus.hash if text.corpus is not None else None)
 
 
 def default_folder(options: PretrainOptions) -> str:
@@ -173,22 +202,14 @@ def default_folder(options: PretrainOptions) -> str:
     return f"runs/pretrain-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def choose_config(
-    resolved: Resolved[PretrainOptions], base: Base | None, vocab_size: int, n_tokens: int, peak: float
-) -> tuple[ModelConfig, Resolved[PretrainOptions]]:
-    """The base's shape, or one for this text and machine."""
-    if base is None:
-        return choose_model(resolved, vocab_size, n_tokens, peak)
-    config = base.config
-    if resolved.options.dropout is not None:
-        config = config.model_copy(update={"dropout": resolved.options.dropout})
-    return config, resolved.derive("context", config.context, "the base model's")
+def _seconds_per_token(config: ModelConfig, machine: Machine) -> float:
+    """A guess, before anything is measured."""
+    return training_flops_per_token(config) / (machine.peak * efficiency(config))
 
 
 def _expected_tokens(options: PretrainOptions, config: ModelConfig, n_tokens: int, machine: Machine) -> float:
-    """About how many tokens the run will see, before anything is measured."""
-    guess = 1 / (machine.peak * efficiency(config) / training_flops_per_token(config))
-    return _count_steps(options, 1, n_tokens, guess).steps
+    """About how many tokens the run will see."""
+    return _count_steps(options, 1, n_tokens, _seconds_per_token(config, machine)).steps
 
 
 def _count_steps(
@@ -213,7 +234,7 @@ def measure_steps(task: Task, machine: Machine) -> tuple[Task, Measured, str]:
     options, config = task.resolved.options, task.config
     assert isinstance(options.micro_batch, int)
     expected = _expected_tokens(options, config, task.batches.tokens_per_epoch, machine)
-    seconds = expected * training_flops_per_token(config) / (machine.peak * efficiency(config))
+    seconds = expected * _seconds_per_token(config, machine)
     if options.max_steps is not None:
         seconds = min(seconds, options.max_steps * seconds * task.batches.tokens_per_step / expected)
     compile, why = want_compile(options.compile, machine.device, seconds)
@@ -245,38 +266,45 @@ def measure_steps(task: Task, machine: Machine) -> tuple[Task, Measured, str]:
     return task, found[-1], found[-1].note or why
 
 
-def _settle(
+def _decide(
     task: Task, machine: Machine, measured: Measured, compile_rule: str, folder: Path, confirm: Callable[[str], bool]
 ) -> int:
-    """Length, pace and cost of the run, by its measured step; writes the options as they now are, returns the steps."""
-    resolved, config, options = task.resolved, task.config, task.resolved.options
-    assert isinstance(options.micro_batch, int)
+    """What the measured step decides; writes the options as they now are, returns the steps."""
+    resolved, options = task.resolved, task.resolved.options
     if measured.note:
         say(measured.note)
     if task.base is None:
-        check_first_loss(measured.first_loss, config.vocab_size)
+        check_first_loss(measured.first_loss, task.config.vocab_size)
     if options.compile is None:
         resolved = resolved.derive("compile", measured.compiled, compile_rule)
     elif options.compile and not measured.compiled:
         without = options.model_copy(update={"compile": False})
         resolved = Resolved(without, resolved.sources, {**resolved.rules, "compile": compile_rule})
-    batches, seconds = task.batches, measured.seconds_per_step
-    steps = _count_steps(options, batches.tokens_per_step, batches.tokens_per_epoch, seconds)
-    resolved = choose_pace(resolved, steps, seconds, task.shards, config, task.tokenizer)
+    resolved, steps, cost = _settle(replace(task, resolved=resolved), machine, measured.seconds_per_step, folder)
+    if cost.seconds > DAY and not confirm("Start it?"):
+        raise UserError(Problem("not started", mend="a smaller --model, or --max-minutes"))
+    write_config(folder / CONFIG, resolved, "pretrain", band_of(resolved.options))
+    return steps
+
+
+def _settle(
+    plan: Plan | Task, machine: Machine, seconds_per_step: float, folder: Path
+) -> tuple[Resolved[PretrainOptions], int, Cost]:
+    """Length, pace and cost of the run, explained. UserError when they do not fit the options or the disk."""
+    options, config, batches = plan.resolved.options, plan.config, plan.batches
+    steps = _count_steps(options, batches.tokens_per_step, batches.tokens_per_epoch, seconds_per_step)
+    resolved = choose_pace(plan.resolved, steps, seconds_per_step, plan.shards, config, plan.tokenizer)
     cost = Cost(
         count_parameters(config).total,
         steps.steps * batches.tokens_per_step,
         batches.epochs(steps.steps),
         process_memory(options, config, machine),
         checkpoint_bytes(config) * (options.keep + 2),  # beside the last ones: the best, the one before the decay
-        steps.steps * seconds,
+        steps.steps * seconds_per_step,
     )
     check_disk(folder, cost.disk)
     explain(resolved, config, steps, cost)
-    if cost.seconds > DAY and not confirm("Start it?"):
-        raise UserError(Problem("not started", mend="a smaller --model, or --max-minutes"))
-    write_config(folder / CONFIG, resolved, "pretrain", band_of(resolved.options))
-    return steps.steps
+    return resolved, steps.steps, cost
 
 
 def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Steps, cost: Cost) -> None:
@@ -290,39 +318,6 @@ def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Ste
         say(
             f"this will take {human_time(cost.seconds)}; a model of about {human_count(hour)} parameters would take an hour"
         )
-
-
-def _dry_run(resolved: Resolved[PretrainOptions]) -> DryRun:
-    """Everything up to the first step but the shards: the tokenizer is trained in memory, tokens are estimated."""
-    world = World(size=resolved.options.processes or 1, local_size=resolved.options.processes or 1)
-    machine = use_machine(resolved.options, World())
-    machine = replace(machine, world=world)
-    base = open_base(resolved)
-    check_reading(resolved)
-    text = read_text(resolved.options)
-    say(text.rule)
-    folder = Path(resolved.options.out or default_folder(resolved.options))
-    tokenizer, resolved = choose_tokenizer(resolved, text, base.folder if base else None, folder / TOKENIZER)
-    n_tokens = text.estimated_tokens(tokenizer.vocab_size)
-    config, resolved = choose_config(resolved, base, tokenizer.vocab_size, n_tokens, machine.peak)
-    expected = _expected_tokens(resolved.options, config, n_tokens, machine)
-    resolved = choose_optimization(resolved, config, expected, machine)
-    options = resolved.options
-    assert options.batch_tokens is not None
-    speed = machine.peak * efficiency(config) / training_flops_per_token(config)
-    steps = _count_steps(options, options.batch_tokens, n_tokens, options.batch_tokens / speed)
-    tokens = steps.steps * options.batch_tokens
-    cost = Cost(
-        count_parameters(config).total,
-        tokens,
-        tokens / n_tokens,
-        process_memory(options, config, machine),
-        checkpoint_bytes(config) * (options.keep + 2),
-        tokens / speed,
-    )
-    check_disk(folder, cost.disk)
-    explain(resolved, config, steps, cost)
-    return DryRun(resolved, config, cost)
 
 
 def as_document(result: TrainedRun | DryRun) -> dict[str, Any]:

@@ -17,15 +17,19 @@ from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, read_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards
+from gptloom.model.counting import count_parameters
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
+from gptloom.observe.events import read_events
+from gptloom.stages.architecture import SHAPE, fields_of, named_preset
 from gptloom.stages.band import Row
 from gptloom.stages.machine import Machine, spread
 from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.train.assemble import fresh_model, model_from
-from gptloom.train.parallel import Parallel, check_rows
+from gptloom.train.parallel import Parallel, check_heads, check_rows
+from gptloom.train.run import EVENTS
 
 CONFIG = "config.yaml"
 
@@ -61,21 +65,29 @@ class Task:
 def open_task(folder: Path, machine: Machine, found: Mapping[str, Any]) -> Task:
     """What ``folder`` holds and ``found``, the JSON of what it does not: config, base, parents, data_hash.
 
-    UserError when the shape of the model is not the one in ``found``, or the processes cannot share the batch.
+    UserError, at the first process, when the model has not the shape that the run began with, its files are not there, or
+    the processes cannot share model or batch.
     """
     resolved = stored_options(folder)
     options = resolved.options
     config = ModelConfig(**found["config"])
-    _check_shape(options, config, folder)
-    shards = reopen_shards(options, folder / DATA)
-    parallel = spread(options, machine.world, machine.device)
     assert options.batch_tokens is not None
     rows = options.batch_tokens // config.context
-    machine.world.all_do(lambda: check_rows(rows, config.context, parallel.data_size))
+    parallel = spread(options, machine.world, machine.device)
+    opened: list[tuple[TrainingShards, Tokenizer]] = []
+
+    def open_data() -> None:
+        _check_shape(options, config, folder)
+        check_heads(config, parallel.tensor)
+        check_rows(rows, config.context, parallel.data_size)
+        opened.append((reopen_shards(options, folder / DATA), load_tokenizer(folder / TOKENIZER)))
+
+    machine.world.all_do(open_data)
+    ((shards, tokenizer),) = opened
     return Task(
         resolved,
         config,
-        load_tokenizer(folder / TOKENIZER),
+        tokenizer,
         shards,
         TokenBatches(shards.train, config.context, rows, options.seed),
         machine.dtype,
@@ -107,13 +119,14 @@ def data_identity(shards: TrainingShards) -> list[list[Any]]:
 
 
 def _check_shape(options: PretrainOptions, config: ModelConfig, folder: Path) -> None:
-    """UserError when the weights have another shape than the options of the run say."""
-    names = ("context", "n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff")
-    differing = [
-        f"{name} is {getattr(config, name)} in the weights and {getattr(options, name)} in {CONFIG}"
-        for name in names
-        if getattr(options, name) not in (None, getattr(config, name))
-    ]
+    """UserError when the weights have another shape than the run began with."""
+    name = named_preset(options) if options.base is None else None
+    planned: Any = options if name is None else ModelConfig(**fields_of(options, name))
+    fields = [field for field in (*SHAPE, "context") if getattr(planned, field) is not None]
+    pairs = [(field, getattr(config, field), getattr(planned, field)) for field in fields]
+    started = [event["parameters"] for event in read_events(folder / EVENTS) if event["type"] == "start"]
+    pairs += [("the number of parameters", count_parameters(config).total, number) for number in started[:1]]
+    differing = [f"{field} is {now} in the weights and {then} in the run" for field, now, then in pairs if now != then]
     if differing:
         mend = "put the checkpoint of this run back, or the config.yaml that belongs to it"
         raise UserError(Problem("the model is not of this run's size: " + "; ".join(differing), str(folder), mend))

@@ -10,7 +10,7 @@ from gptloom.config.model import ModelConfig, preset
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved, resolve
 from gptloom.stages import choices
-from gptloom.stages.architecture import choose_model, refuse_with_base
+from gptloom.stages.architecture import choose_model
 from gptloom.stages.choices import choose_optimization
 from gptloom.stages.derive import (
     choose_batch_tokens,
@@ -111,23 +111,12 @@ def test_sizes_of_a_family_are_derived() -> None:
         choose_model(resolved(d_model=100, n_head=7), 300, 10**6, 1e11)
 
 
-def test_a_base_decides_its_own_shape() -> None:
-    with pytest.raises(UserError) as refused:
-        refuse_with_base(resolved(base="runs/x", model="small", n_layer=3, tokenizer="gpt2"))
-    assert [problem.what.split()[0] for problem in refused.value.problems] == ["--model", "--tokenizer", "--n-layer"]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"batch_tokens": 1000}, "--batch-tokens 1024"),
-        ({"optimizer": "adamw", "embedding_lr": 0.1}, "--embedding-lr is for"),
-        ({"schedule": "cosine", "decay": 0.2}, "--decay is for"),
-    ],
-)
-def test_options_that_would_do_nothing_are_refused(given, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        choose_optimization(resolved(**given), NANO, 1e6, ALONE)
+def test_a_batch_that_is_derived_is_shared_evenly() -> None:
+    for processes in (1, 2, 3, 7):
+        machine = Machine(World(size=processes, local_size=processes), torch.device("cpu"), torch.float32, 1e11)
+        done = choose_optimization(resolved(), NANO, 1e7, machine)
+        assert done.options.batch_tokens % (processes * NANO.context) == 0
+        assert ("equal shares" in done.rules["batch_tokens"]) == (processes in (3, 7))
 
 
 def test_everything_is_derived_with_its_rule(monkeypatch) -> None:
