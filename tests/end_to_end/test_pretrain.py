@@ -18,6 +18,7 @@ from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import load_model, read_lineage
 from gptloom.observe.events import read_events
 from gptloom.stages import training as stage
+from gptloom.train.checkpoint import seal
 from gptloom.train.run import read_state
 from gptloom.train.schedules import Schedule
 
@@ -284,6 +285,8 @@ def test_what_changed_since_the_checkpoint_is_said_or_refused(pretrain, gptloom,
     document = json.loads(state.read_text(encoding="utf-8"))
     document["facts"]["threads"] = 7
     document["facts"]["torch"] = "1.0"
+    del document["seal"]
+    document["seal"] = seal(document)
     state.write_text(json.dumps(document), encoding="utf-8")
     said = gptloom("resume", run, "--max-steps", 6)
     assert said.code == 0
