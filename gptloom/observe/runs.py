@@ -118,7 +118,7 @@ def summarise(folder: Path, is_locked: IsLocked) -> RunSummary:
         state=state_of(run, is_locked),
         reason=run.state.get("reason"),
         model=run.start.get("model"),
-        step=max((event["step"] for event in run.events[-1:]), default=run.state.get("step", 0)),
+        step=next((e["step"] for e in reversed(run.events) if e["type"] != "checkpoint"), run.state.get("step", 0)),
         steps=run.start.get("steps"),
         loss=run.last("train", "loss"),
         valid_loss=run.last("evaluate", "valid_loss"),

@@ -79,7 +79,8 @@ class Progress:
         if event["type"] == "start":
             self._first = None
             self.seconds_per_step = None
-        self.step = event["step"]
+        if event["type"] != "checkpoint":  # one that was saved aside comes when the run is further on
+            self.step = event["step"]
         self.steps = event.get("steps") or self.steps
         if event["type"] == "evaluate":
             self.valid_loss, self.bits_per_byte = event.get("valid_loss"), event.get("bits_per_byte")

@@ -125,7 +125,7 @@ class Optimizer:
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of ``state_tensors``: all that was remembered before is forgotten.
+        """The inverse of ``state_tensors``: all that was remembered before is forgotten, and ``tensors`` are taken over.
 
         ValueError when names or shapes don't belong to this optimizer.
         """
@@ -141,7 +141,7 @@ class Optimizer:
             if value.ndim and value.shape != parameter.shape:
                 raise ValueError(f"optimizer state {key} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
             device = "cpu" if quantity == "step" and parameter.device.type == "cpu" else parameter.device
-            owner[id(parameter)].state[parameter][quantity] = value.to(device).clone()
+            owner[id(parameter)].state[parameter][quantity] = value.to(device)
 
 
 def _build(trained: dict[str, Tensor], settings: OptimizerSettings, parallel: Parallel) -> list[torch.optim.Optimizer]:

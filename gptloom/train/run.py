@@ -17,7 +17,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
-from gptloom.train.disk import PatientLog, unless_full
+from gptloom.train.disk import REASON, DiskFull, PatientLog, unless_full
 from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
 from gptloom.train.lost import lost_peer
@@ -121,17 +121,21 @@ class Run:
         """Where the time of a step goes."""
         return self.parallel.timer
 
-    def emit(self, type: str, *, write: bool = True, sync: bool = False, **fields: Any) -> None:
+    def emit(
+        self, type: str, *, write: bool = True, sync: bool = False, step: int | None = None, **fields: Any
+    ) -> None:
         """Appends an event (unless ``write`` is false) and shows it to every hook, in the order listed.
 
-        Processes other than the first show it to theirs without writing (it then has no ``time``). An event that a
+        ``step``: that the event is about, where it is not the present one. Processes other than the first show it to
+        their hooks without writing it (it then has no ``time``). An event that a
         hook emits is shown after every hook has seen the one at hand: all see them as they were written.
         """
+        step = self.state.step if step is None else step
         if write and self.world.first:
             assert self._log is not None, "events are emitted inside `working`"
-            event = self._log.append(type, step=self.state.step, sync=sync, **fields)
+            event = self._log.append(type, step=step, sync=sync, **fields)
         else:
-            event = {"type": type, "step": self.state.step, **fields}
+            event = {"type": type, "step": step, **fields}
         self._unseen.append(event)
         if len(self._unseen) > 1:
             return
@@ -172,6 +176,9 @@ class Run:
                 yield
         except KeyboardInterrupt:
             self._end("failed", "broken off by a second Ctrl-C")
+            raise
+        except DiskFull:
+            self._end("paused", REASON)
             raise
         except BaseException as error:
             words = lost_peer(error) or str(error)

@@ -90,6 +90,7 @@ class Saver:
         run.emit(
             "checkpoint",
             sync=True,
+            step=save.snapshot.document["run"]["step"],
             path=f"{FOLDER}/{save.snapshot.target.name}",
             kind="last",
             seconds=now - save.begun,
