@@ -22,6 +22,11 @@ class Crew:
     processes: int
     threads: int | None = None  # the workers set them themselves; None: the cores are shared out
 
+    @property
+    def arguments(self) -> Sequence[str]:
+        """The command without the program, which may lie elsewhere on another machine."""
+        return self.command[1:]
+
     def start(self, shared: Mapping[str, str], first_rank: int = 0) -> Workers:
         """The workers ``first_rank`` and up; ``shared`` holds the rest of torchrun's environment."""
         environment = {**shared, "LOCAL_WORLD_SIZE": str(self.processes)}

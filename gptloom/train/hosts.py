@@ -29,7 +29,7 @@ def work_together(
     UserError when the port is taken, when the first machine does not answer within ``timeout`` seconds, or when it
     refuses this one. KeyboardInterrupt at a second Ctrl-C, and at the first while the machines wait for each other.
     """
-    with _meeting(nodes, port, elastic, timeout) if place == 0 else contextlib.nullcontext():
+    with _meeting(crew, nodes, port, elastic, timeout) if place == 0 else contextlib.nullcontext():
         host = _Host(crew, heard, nodes, place, port, elastic, timeout)
         while True:
             with contextlib.closing(host.connect()) as wire:
@@ -39,8 +39,8 @@ def work_together(
 
 
 @contextlib.contextmanager
-def _meeting(nodes: Sequence[str], port: int, elastic: bool, timeout: float) -> Iterator[None]:
-    meeting = Meeting(nodes, port, elastic, timeout)
+def _meeting(crew: Crew, nodes: Sequence[str], port: int, elastic: bool, timeout: float) -> Iterator[None]:
+    meeting = Meeting(nodes, crew.arguments, port, elastic, timeout)
     meeting.start()
     try:
         yield
@@ -96,7 +96,7 @@ class _Host:
         """Does as the meeting says until all is over; None when the connection was lost and should be made anew."""
         try:
             own = {"node": self.place, "processes": self.crew.processes, "port": free_port()}
-            wire.send("hello", command=list(self.crew.command[1:]), **own)
+            wire.send("hello", command=list(self.crew.arguments), **own)
             while True:
                 for document in wire.receive(POLL):
                     if document["type"] == "end":

@@ -49,13 +49,13 @@ class Member:
 class Meeting(threading.Thread):
     """Runs beside the first machine's own launcher. UserError when ``port`` is taken."""
 
-    def __init__(self, nodes: Sequence[str], port: int, elastic: bool, timeout: float) -> None:
+    def __init__(self, nodes: Sequence[str], command: Sequence[str], port: int, elastic: bool, timeout: float) -> None:
         super().__init__(name="meeting", daemon=True)
         self.nodes, self.elastic, self.timeout = nodes, elastic, timeout
+        self.command = list(command)  # the same for everyone
         self.members: dict[int, Member] = {}
         self.round = -1
         self.running = False  # workers are at work, as far as known
-        self.command: list[str] | None = None  # the first that came; everyone must have the same
         self._restarts = Restarts(soon=timeout)
         self._failures: list[Ending] = []
         self._told = False  # a signal was passed on to workers somewhere: nothing is started again
@@ -111,7 +111,7 @@ class Meeting(threading.Thread):
         if not 0 <= node < len(self.nodes):
             raise ValueError(node)
         name = self.nodes[node]
-        if self.command is not None and command != self.command:
+        if command != self.command:
             here, there = " ".join(command), " ".join(self.command)
             why = f"the command here differs from that on {self.nodes[0]}"
             return wire.leave("refused", why=why, where=f"here: {here}\n  there: {there}")
@@ -121,7 +121,6 @@ class Meeting(threading.Thread):
             self._lose(node, "is gone, and started again")
         if self._over:
             return wire.leave("end", code=ALARM, text="the training is over")
-        self.command = command
         self.members[node] = Member(wire, int(hello["processes"]), int(hello["port"]))
         if self.running and not any(member.done for member in self.members.values()):
             self._again(f"{name} is here", patience=self.timeout)

@@ -300,7 +300,7 @@ def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} cannot be used on this machine: .*in use"):
-            Meeting(NODES, port, elastic=False, timeout=5)
+            Meeting(NODES, [], port, elastic=False, timeout=5)
         with pytest.raises(UserError, match="in use"):
             work_together(Crew(("true",), 1), deque(), nodes=NODES, place=0, port=port, elastic=False, timeout=5)
 
