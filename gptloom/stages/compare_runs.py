@@ -27,7 +27,12 @@ from gptloom.train.run import EVENTS, read_state
 
 Event = dict[str, Any]
 NUMBERS = ("step", "steps", "begin", "tokens", "best_step", "best_value", "stale_evaluations", "valid_loss")
-SAMPLES = "samples"
+SAMPLES, GRADIENTS, WEIGHTS = "samples", "gradient norms", "final weights"
+MASTERS, MOMENTS, GUARD = "last checkpoint's masters", "optimizer state", "guard and loss scale"
+# What else may be off where bits cannot agree, by how much more than the losses. AdamW moves a weight whose gradient is
+# next to nothing by the sign of that gradient, which is its rounding; the last bit of a logit can turn a sampled text.
+TENSORS = 100.0
+SLACK = {SAMPLES: math.inf, **dict.fromkeys((GRADIENTS, WEIGHTS, MASTERS, MOMENTS, GUARD), TENSORS)}
 SMALLEST = 5e-324  # of values that are equal and bits that are not, as of 0 and -0
 
 
@@ -40,10 +45,14 @@ class Part:
     distance: float  # the largest
     where: str  # the item of that distance; "" where all are equal
 
-    @property
-    def is_text(self) -> bool:
-        """The last bit of a logit can turn a sampled text: it says something only where bits must agree."""
-        return self.name == SAMPLES
+    def allowed(self, tolerance: float) -> float:
+        """How far it may be off where losses may by ``tolerance``."""
+        return tolerance * SLACK.get(self.name, 1.0) if tolerance else 0.0
+
+    def told(self, tolerance: float) -> str:
+        """How it differs, and from what was allowed."""
+        allowed = f"{self.allowed(tolerance):.0e} is allowed" if tolerance else "no bit may differ"
+        return f"{self.name} by {self.distance:.1e} at {self.where} ({allowed})"
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,13 @@ class Comparison:
         """Whether everything is equal to the bit."""
         return not any(part.distance for part in self.parts)
 
-    @property
-    def distance(self) -> float:
-        """The largest of all that is made of numbers."""
-        return max(part.distance for part in self.parts if not part.is_text)
-
     def beyond(self, tolerance: float) -> list[Part]:
-        """The parts that differ by more; with a tolerance of 0 the texts as well."""
-        return [part for part in self.parts if part.distance > tolerance and not (part.is_text and tolerance)]
+        """The parts that differ by more than they may; a tolerance of 0 asks for equality to the bit."""
+        return [part for part in self.parts if part.distance > part.allowed(tolerance)]
+
+    def largest(self, slack: float) -> float:
+        """The largest distance of the parts that have this ``slack``."""
+        return max((part.distance for part in self.parts if SLACK.get(part.name, 1.0) == slack), default=0.0)
 
 
 def compare_runs(ours: Path, theirs: Path) -> Comparison:
@@ -76,10 +84,10 @@ def compare_runs(ours: Path, theirs: Path) -> Comparison:
     return Comparison(
         [
             *compare_losses(ours, theirs),
-            _tensors("final weights", _weights(ours / FINAL), _weights(theirs / FINAL)),
-            _tensors("last checkpoint's masters", _weights(last / MODEL), _weights(other / MODEL)),
-            _tensors("optimizer state", read_tensors(optimizer_of(last)), read_tensors(optimizer_of(other))),
-            _values("guard and loss scale", _guarded(last), _guarded(other)),
+            _tensors(WEIGHTS, _weights(ours / FINAL), _weights(theirs / FINAL)),
+            _tensors(MASTERS, _weights(last / MODEL), _weights(other / MODEL)),
+            _tensors(MOMENTS, read_tensors(optimizer_of(last)), read_tensors(optimizer_of(other))),
+            _values(GUARD, _guarded(last), _guarded(other)),
             _values("counters of state.json", _counters(ours), _counters(theirs)),
         ]
     )
@@ -90,7 +98,7 @@ def compare_losses(ours: Path, theirs: Path) -> list[Part]:
     first, second = read_events(ours / EVENTS), read_events(theirs / EVENTS)
     kinds = {
         "training losses": ("train", ("loss", "losses")),
-        "gradient norms": ("train", ("grad_norm",)),
+        GRADIENTS: ("train", ("grad_norm",)),
         "learning rates and tokens": ("train", ("lr", "tokens")),
         "validation": ("evaluate", ("valid_loss", "bits_per_byte", "perplexity", "losses", "best_step")),
         SAMPLES: ("sample", ("prompt", "text")),

@@ -88,9 +88,14 @@ class Attempt:
         """Ends the process and all that it has started, without a chance to do anything."""
         if self._process.poll() is None:
             self._halt()  # so that it starts no more while its own are looked for
-            for pid in (*_descendants(self._process.pid), self._process.pid):
+            for pid in (*self.workers, self._process.pid):
                 _kill(pid)
             self._process.wait()
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that it has started, and they in turn."""
+        return _descendants(self._process.pid)
 
     def send(self, number: int) -> None:
         """A signal to the process that was started, and not to what it has started."""

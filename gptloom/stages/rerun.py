@@ -62,9 +62,7 @@ class Repeated:
         """A sentence."""
         assert self.comparison is not None
         if self.beyond:
-            worst = "; ".join(f"{part.name} by {part.distance:.1e} ({part.where})" for part in self.beyond)
-            allowed = f"more than {self.tolerance:.0e}" if self.tolerance else "not equal to the bit"
-            return f"another result, {allowed}: {worst}"
+            return f"another result: {'; '.join(part.told(self.tolerance) for part in self.beyond)}"
         if self.comparison.exact:
             return "the same result to the bit"
         largest = max(part.distance for part in self.comparison.parts if part.name in JUDGED)

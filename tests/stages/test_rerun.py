@@ -210,6 +210,15 @@ def test_an_extension_with_a_new_warm_up_is_no_single_training(runs: Runs) -> No
     assert code == 2 and "extended at step 3" in document["error"][0]["what"]
 
 
+@pytest.mark.slow
+def test_a_run_of_several_processes_is_repeated_by_as_many(runs: Runs) -> None:
+    run = runs.pretrain("--max-steps", 6, "--dropout", 0.1, "--micro-batch", 4, "--processes", 2)
+    assert Record.read(run).given["processes"] == 2
+    code, document = runs.rerun(run, "--verify")
+    assert same(code, document), document
+    assert Record.read(runs.folder / "again").facts["processes"] == 2
+
+
 def test_deterministic_changes_nothing_and_repeats_to_the_bit(runs: Runs) -> None:
     plain = runs.pretrain("--max-steps", 3, "--dropout", 0.1, out="plain")
     before = torch.are_deterministic_algorithms_enabled()

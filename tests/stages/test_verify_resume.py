@@ -16,7 +16,7 @@ from gptloom.config.errors import UserError
 from gptloom.config.resolve import resolve
 from gptloom.config.verify import VerifyResumeOptions
 from gptloom.stages import verify_resume as stage
-from gptloom.stages.compare_runs import SAMPLES, Comparison, Part
+from gptloom.stages.compare_runs import SAMPLES, WEIGHTS, Comparison, Part
 from gptloom.stages.killing import Attempt, AttemptFailed, Kill
 from gptloom.stages.verify_resume import PHASES, Proof, Straight, Trial, Verified, make_trial
 
@@ -125,10 +125,9 @@ def test_pairs_of_process_counts() -> None:
 # ---- the verdict -------------------------------------------------------------------------------------------------
 
 
-def compared(losses: float, texts: float = 0.0) -> Comparison:
-    return Comparison(
-        [Part("training losses", 24, losses, "step 3 loss" if losses else ""), Part(SAMPLES, 4, texts, "step 2 text")]
-    )
+def compared(losses: float, texts: float = 0.0, weights: float = 0.0) -> Comparison:
+    parts = {"training losses": (losses, "step 3 loss"), SAMPLES: (texts, "step 2 text"), WEIGHTS: (weights, "head")}
+    return Comparison([Part(name, 4, distance, where) for name, (distance, where) in parts.items()])
 
 
 KILLS = [Kill(0, 1, "saving", 8)]
@@ -139,10 +138,12 @@ KILLS = [Kill(0, 1, "saving", 8)]
     [
         (compared(0.0), 0.0, KILLS, True, "equal to the bit"),
         (compared(0.0), 1e-5, KILLS, True, "equal to the bit"),
-        (compared(1e-9), 0.0, KILLS, False, "not equal to the bit: training losses by 1.0e-09 (step 3 loss)"),
-        (compared(0.0, math.inf), 0.0, KILLS, False, "not equal to the bit: samples by inf (step 2 text)"),
-        (compared(1e-6, math.inf), 1e-5, KILLS, True, "equal within 1e-05 (largest difference 1.0e-06)"),
-        (compared(2e-5), 1e-5, KILLS, False, "more than 1e-05: training losses by 2.0e-05 (step 3 loss)"),
+        (compared(1e-9), 0.0, KILLS, False, "training losses by 1.0e-09 at step 3 loss (no bit may differ)"),
+        (compared(0.0, math.inf), 0.0, KILLS, False, "samples by inf at step 2 text (no bit may differ)"),
+        (compared(1e-6, math.inf), 1e-5, KILLS, True, "losses equal within 1e-05 (largest difference 1.0e-06)"),
+        (compared(2e-5), 1e-5, KILLS, False, "training losses by 2.0e-05 at step 3 loss (1e-05 is allowed)"),
+        (compared(0.0, 0.0, 9e-4), 1e-5, KILLS, True, "weights and optimizer within 1e-03 (9.0e-04)"),
+        (compared(0.0, 0.0, 2e-3), 1e-5, KILLS, False, "final weights by 2.0e-03 at head (1e-03 is allowed)"),
         (compared(0.0), 0.0, [], False, "more --steps"),
     ],
 )
@@ -186,7 +187,7 @@ def test_the_command_shows_kills_comparison_and_verdict(
     pretend(Verified([proven], None))
     assert main(["verify-resume"]) == 0
     shown = capsys.readouterr().out
-    assert "saving" in shown and "1.0e-06" in shown and "1:2  2 kills  proven: equal within 1e-05" in shown
+    assert "saving" in shown and "1.0e-06" in shown and "1:2  2 kills  proven: losses equal within 1e-05" in shown
     pretend(Verified([proven, differs], tmp_path))
     assert main(["verify-resume", "--json"]) == 1
     captured = capsys.readouterr()
