@@ -153,6 +153,8 @@ def _about_processes(asked: Asked, world: World) -> Iterator[Problem]:
     options, tensor = asked.options, asked.options.tensor_parallel
     if asked.given("port") and not options.nodes:
         yield Problem("--port does nothing: only the machines of --nodes meet there", mend=LEAVE_OUT)
+    if options.nodes and options.out is None:
+        yield Problem("--nodes needs --out: every machine must name the same run folder", mend="--out /shared/runs/NAME")
     if world.size == 1:
         fixed = {"strategy": options.strategy is not None, "tensor_parallel": tensor > 1}
         if not options.nodes:

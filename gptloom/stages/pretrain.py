@@ -42,6 +42,7 @@ from gptloom.stages.text import DATA, TOKENIZER, choose_tokenizer, open_shards_o
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import start
 from gptloom.tokenizer import Tokenizer
+from gptloom.train.agreement import check_shared_folder
 from gptloom.train.objective import NextToken
 from gptloom.train.out_of_memory import largest_micro_batch, levers_named
 from gptloom.train.run import EVENTS, STATE, Hook, LoopSettings, Run, RunState, read_state
@@ -134,6 +135,7 @@ def train_in(
     world.first_does(lambda: check_options(resolved, world))
     machine = use_machine(resolved.options, world)
     found = world.first_does(lambda: _prepare(resolved, machine, claim.folder, claim).beside_the_folder)
+    check_shared_folder(world, claim.folder)
     task = open_task(claim.folder, machine, found)
     task, measured, compile_rule = measure_steps(task, machine)
     steps = world.first_does(lambda: _decide(task, machine, measured, compile_rule, claim.folder, confirm))

@@ -74,6 +74,8 @@ def go_on(
         again = _from_the_start(stored_options(folder), resolved, folder)
         with Claim(folder, overwrite=True) as claim:
             return train_in(world, again, claim, callbacks, confirm=lambda question: True)
+    if world.restarts and world.first_does(lambda: read_state(folder).state == "finished"):
+        return TrainedRun(folder)  # lost a machine just when all was done
     newest, _, _, harm = newest_sound(folder, world)
     world.first_does(lambda: _accept(harm, newest, folder, confirm))
     plan = world.first_does(lambda: _plan(resolved, folder, newest))
