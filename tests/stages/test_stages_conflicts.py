@@ -80,6 +80,7 @@ TWO = {"processes": 2}
         ({**TWO, "offload": True, "strategy": "fsdp", "device": "cpu"}, "this training is on the CPU"),
         ({**TWO, "strategy": "hsdp"}, "--strategy hsdp shards within each of several machines, and there is one"),
         ({**TWO, "strategy": "fsdp", "tensor_parallel": 2}, "no processes to shard over: --tensor-parallel 2 takes"),
+        ({"nodes": ["a", "b"]}, "--nodes needs --out"),
         ({"nodes": ["a", "b"], "strategy": "hsdp"}, "no processes to shard over: each machine has one"),
         ({"processes": 3, "tensor_parallel": 2}, "3 processes do not divide into groups of --tensor-parallel 2"),
         ({**TWO, "tensor_parallel": 2, "n_head": 3, "d_model": 12}, "--tensor-parallel 2 does not divide n_head 3"),
@@ -104,9 +105,9 @@ def test_what_is_wrong_is_named_once(given: dict[str, Any], said: str) -> None:
         {"split": "none", "sample": ["The king"], "eval_every": 5, "save_every": 9},
         {"valid": ["held.txt"], "patience": 3, "limit_batches": 2},
         {"split": "none", "eval_every": 5},  # save-every follows it
-        {"nodes": ["a"], "port": 4000, "elastic": True, "timeout": 5},
-        {"nodes": ["a", "b"], "strategy": "fsdp"},
-        {"nodes": ["a", "b"], **TWO, "strategy": "hsdp", "timeout": 5},
+        {"out": "x", "nodes": ["a"], "port": 4000, "elastic": True, "timeout": 5},
+        {"out": "x", "nodes": ["a", "b"], "strategy": "fsdp"},
+        {"out": "x", "nodes": ["a", "b"], **TWO, "strategy": "hsdp", "timeout": 5},
         {"processes": 4, "strategy": "fsdp", "tensor_parallel": 2, "recompute": True, "elastic": True},
         {"processes": 3, "batch_tokens": 1000},  # whether that divides is known with the context
         {"log": ["csv", "tensorboard"], "sample_tokens": 0},
@@ -199,5 +200,5 @@ def test_what_comes_from_a_recipe_says_so_and_how_to_be_rid_of_it() -> None:
 
 def test_recipes_have_no_conflicts_of_their_own() -> None:
     for name in recipe_names():
-        nodes = {"nodes": ["a", "b", "c"], "offload": False} if name == "modern-20b" else {}
+        nodes = {"out": "x", "nodes": ["a", "b", "c"], "offload": False} if name == "modern-20b" else {}
         assert problems(recipe=name, **nodes) == [], name
