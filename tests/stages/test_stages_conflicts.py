@@ -81,7 +81,7 @@ TWO = {"processes": 2}
         ({**TWO, "strategy": "hsdp"}, "--strategy hsdp shards within each of several machines, and there is one"),
         ({**TWO, "strategy": "fsdp", "tensor_parallel": 2}, "no processes to shard over: --tensor-parallel 2 takes"),
         ({"nodes": ["a", "b"]}, "--nodes needs --out"),
-        ({"nodes": ["a", "b"], "strategy": "hsdp"}, "no processes to shard over: each machine has one"),
+        ({"out": "x", "nodes": ["a", "b"], "strategy": "hsdp"}, "no processes to shard over: each machine has one"),
         ({"processes": 3, "tensor_parallel": 2}, "3 processes do not divide into groups of --tensor-parallel 2"),
         ({**TWO, "tensor_parallel": 2, "n_head": 3, "d_model": 12}, "--tensor-parallel 2 does not divide n_head 3"),
         ({"processes": 3, "context": 16, "batch_tokens": 256}, "3 processes cannot share a batch of 16 rows"),
