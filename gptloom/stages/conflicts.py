@@ -30,6 +30,7 @@ from gptloom.stages.derive import choose_optimizer
 from gptloom.stages.preflight import want_compile
 from gptloom.stages.text import TRAINED_KINDS, check_reading
 from gptloom.train.launch import check_gpus
+from gptloom.train.lock import is_locked
 from gptloom.train.parallel import check_heads, check_world
 from gptloom.train.precision import choose_device
 from gptloom.train.run import STATE
@@ -48,7 +49,8 @@ def check_options(asked: Asked, world: World) -> None:
     except UserError as error:
         problems += error.problems
     problems += [*_about_training(asked, model), *_about_evaluation(asked), *_about_machine(asked, world)]
-    problems += [*_about_processes(asked, world), *_about_sharing(asked, world, model), *_about_folder(asked)]
+    problems += [*_about_processes(asked, world), *_about_sharing(asked, world, model)]
+    problems += [] if world.restarts else _about_folder(asked)  # else it is this training's own by now
     if problems:
         raise UserError(*problems)
 
@@ -154,7 +156,9 @@ def _about_processes(asked: Asked, world: World) -> Iterator[Problem]:
     if asked.given("port") and not options.nodes:
         yield Problem("--port does nothing: only the machines of --nodes meet there", mend=LEAVE_OUT)
     if options.nodes and options.out is None:
-        yield Problem("--nodes needs --out: every machine must name the same run folder", mend="--out /shared/runs/NAME")
+        yield Problem(
+            "--nodes needs --out: every machine must name the same run folder", mend="--out /shared/runs/NAME"
+        )
     if world.size == 1:
         fixed = {"strategy": options.strategy is not None, "tensor_parallel": tensor > 1}
         if not options.nodes:
@@ -206,6 +210,9 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     elif folder.is_dir() and any(folder.iterdir()):
         if not (folder / STATE).exists():
             what = "the folder is not empty and holds no run"
+        elif is_locked(folder):
+            what = "another process is training in this folder"
+            mend = f"gptloom follow {folder}, gptloom stop {folder}, or another --out"
         elif not overwrite:
             what = "there is a run in this folder already"
             mend = f"gptloom resume {folder}, another --out, or --overwrite"

@@ -305,16 +305,17 @@ def _settle(
         steps.steps * seconds_per_step,
     )
     check_disk(folder, cost.disk)
-    explain(resolved, config, steps, cost)
+    explain(resolved, config, steps, cost, machine.world)
     return resolved, steps.steps, cost
 
 
-def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Steps, cost: Cost) -> None:
+def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Steps, cost: Cost, world: World) -> None:
     """Prints what was chosen and why."""
     for name, setting in resolved.settings().items():
         if setting.source == "derived" and name != "sample":
             say(f"  --{name.replace('_', '-')} {setting.value}: {setting.rule}")
-    say(f"{steps.steps:,} steps ({steps.rule}); {cost.sentence()}")
+    each = f" (memory: of each of {world.size} processes)" if world.size > 1 else ""
+    say(f"{steps.steps:,} steps ({steps.rule}); {cost.sentence()}{each}")
     if cost.seconds > DAY:
         hour = count_parameters(config).total * 3600 / cost.seconds
         say(

@@ -62,13 +62,17 @@ class Task:
             return model_from(weights.items(), self.config, self.parallel, self.dtype)
 
 
-def open_task(folder: Path, machine: Machine, found: Mapping[str, Any]) -> Task:
+def open_task(
+    folder: Path, machine: Machine, found: Mapping[str, Any], asked: Resolved[PretrainOptions] | None = None
+) -> Task:
     """What ``folder`` holds and ``found``, the JSON of what it does not: config, base, parents, data_hash.
+
+    ``asked``: the run's options with what is asked for now about processes (default: as they are stored).
 
     UserError, at the first process, when the model has not the shape that the run began with, its files are not there, or
     the processes cannot share model or batch.
     """
-    resolved = stored_options(folder)
+    resolved = asked or stored_options(folder)
     options = resolved.options
     config = ModelConfig(**found["config"])
     assert options.batch_tokens is not None
