@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from gptloom.config.errors import Problem, UserError
+from gptloom.config.errors import Problem
 from gptloom.model.reference import CHECKPOINTS, FINAL, finished_checkpoints
 from gptloom.observe.events import read_events
-from gptloom.train.run import EVENTS, STATE
+from gptloom.train.run import EVENTS, STATE, read_state
 
-Phase = Literal["preparing", "loading", "training", "evaluating", "sampling", "saving", "finishing", "ended"]
+Phase = Literal["preparing", "loading", "training", "evaluating", "sampling", "saving", "finishing", "ending"]
 TELLING = ("start", "train", "evaluate", "sample", "checkpoint", "end")  # events after which it is known what comes
 POLL = 0.001  # seconds between two looks: a save of a tiny model takes some ten milliseconds
 
@@ -52,7 +52,11 @@ class Kill:
 
 
 class AttemptFailed(Exception):
-    """A training that was not killed ended badly, or not at all."""
+    """A training that was not killed ended badly, or not at all; ``problems`` are what it refused, if that was why."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class Attempt:
@@ -111,7 +115,7 @@ class Attempt:
         return False
 
     def kill_at(self, moment: Moment, seconds: float) -> tuple[Phase, int] | None:
-        """Waits for the moment and kills; what was hit, or None when the training ended before.
+        """Waits for the moment and kills; what was hit, or None when the training was done before.
 
         AttemptFailed when it ended badly or did neither for ``seconds``.
         """
@@ -120,7 +124,8 @@ class Attempt:
             self._halt()
             if moment.delay or self._has_come(moment):  # else it went on between the look and the halt
                 self.kill()
-                return self.phase(), self.step
+                done = (self.run / STATE).exists() and read_state(self.run).state == "finished"
+                return None if done else (self.phase(), self.step)
             self._go_on()
         self.finish(seconds)
         return None
@@ -128,16 +133,17 @@ class Attempt:
     def finish(self, seconds: float) -> dict[str, Any]:
         """Waits for the end and returns the document that the command printed.
 
-        UserError when it refused its options, AttemptFailed when it ended in another bad way or not within ``seconds``.
+        AttemptFailed when it ended badly, or not within ``seconds``.
         """
         while self._process.poll() is None:
             self._still_within(seconds)
             time.sleep(0.05)
         answer = self._answer.read_text(encoding="utf-8")
-        if self._process.returncode == 2:
-            raise UserError(*(Problem(p["what"], p["where"], p["mend"]) for p in json.loads(answer)["error"]))
         if self._process.returncode != 0:
-            raise AttemptFailed(f"{self._named} ended with code {self._process.returncode}:\n{self._last_words()}")
+            refused = json.loads(answer)["error"] if self._process.returncode == 2 and answer else []
+            problems = [Problem(problem["what"], problem["where"], problem["mend"]) for problem in refused]
+            how = f"{self._named} ended with code {self._process.returncode}:\n{self._last_words()}"
+            raise AttemptFailed(how, problems)
         document: dict[str, Any] = json.loads(answer)
         return document
 
@@ -166,7 +172,7 @@ class Attempt:
             case "evaluate":
                 return "sampling"
             case "end":
-                return "ended"
+                return "ending"
         return "training"
 
     def _has_come(self, moment: Moment) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptloom.config.errors import UserError
 from gptloom.config.files import write_text
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved
@@ -136,11 +137,17 @@ class Trial:
     _straight: dict[int, Straight] = field(default_factory=dict)
 
     def straight(self, processes: int = 1) -> Straight:
-        """The undisturbed run on so many processes, made when it is first asked for. AttemptFailed when it fails."""
+        """The undisturbed run on so many processes, made when it is first asked for.
+
+        UserError when the training refuses its options, AttemptFailed when it fails in another way.
+        """
         if processes not in self._straight:
             run = self.folder / f"straight-{processes}"
-            with self._attempt(run, 0, self._pretrain(run, processes)) as attempt:
-                attempt.finish(math.inf)
+            try:
+                with self._attempt(run, 0, self._pretrain(run, processes)) as attempt:
+                    attempt.finish(math.inf)
+            except AttemptFailed as failed:
+                raise (UserError(*failed.problems) if failed.problems else failed) from None
             self._straight[processes] = Straight(run, attempt.launched, read_events(run / EVENTS))
         return self._straight[processes]
 
