@@ -31,8 +31,9 @@ from gptloom.stages.training import checkpoint_facts, start
 from gptloom.train.agreement import check_shared_folder
 from gptloom.train.assemble import empty_model
 from gptloom.train.checkpoint import FOLDER, MODEL, newest_sound, read_checkpoint
+from gptloom.train.lock import RunLock
 from gptloom.train.rollback import not_taken_back
-from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state
+from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state, take_lock
 from gptloom.train.world import World
 
 
@@ -68,10 +69,27 @@ def go_on(
 ) -> TrainedRun:
     """``resume`` in every process of ``world``."""
     folder = Path(resolved.options.run)
+    lock = RunLock(folder)
+    world.first_does(lambda: take_lock(lock))  # before anything is looked at that another process may be changing
+    try:
+        return _go_on(world, resolved, callbacks, confirm, lock)
+    finally:
+        lock.release()
+
+
+def _go_on(
+    world: World,
+    resolved: Resolved[ResumeOptions],
+    callbacks: Sequence[Hook],
+    confirm: Callable[[str], bool],
+    lock: RunLock,
+) -> TrainedRun:
+    folder = Path(resolved.options.run)
     check_shared_folder(world, folder)
     if not world.first_does(lambda: bool(list((folder / FOLDER).glob("step-*")))):
         say("the run was broken off before its first checkpoint: it starts again")
         again = _from_the_start(stored_options(folder), resolved, folder)
+        lock.release()  # the claim on the emptied folder takes its own
         with Claim(folder, overwrite=True) as claim:
             return train_in(world, again, claim, callbacks, confirm=lambda question: True)
     if world.restarts and world.first_does(lambda: read_state(folder).state == "finished"):
@@ -81,14 +99,20 @@ def go_on(
     plan = world.first_does(lambda: _plan(resolved, folder, newest))
     checkpoint = finished_checkpoints(folder)[plan["at"]]
     document = read_checkpoint(checkpoint, world)
-    stored = _as_asked(stored_options(folder), resolved)
-    options = stored.options.model_copy(update={"precision": _precision_of(document)})
+    stored = stored_options(folder)
+    if plan["extended"] is not None:
+        stored = _extended(stored, Steps(plan["steps"], plan["extended"]))
+    asked = _as_asked(stored, resolved)
+    options = asked.options.model_copy(update={"precision": _precision_of(document)})
     machine = use_machine(options, world)
-    task = replace(open_task(folder, machine, plan["found"]), resolved=stored)
+    task = replace(open_task(folder, machine, plan["found"]), resolved=asked)
     world.first_does(lambda: _compare_with(document["facts"], task, folder))
     world.first_does(lambda: check_room(options, task.config, machine, folder, checkpoints=1))
-    settings = loop_settings(stored.options, task.config, plan["steps"], machine.peak, plan["begin"])
+    if plan["extended"] is not None:  # only now: a resume that is refused changes nothing
+        world.first_does(lambda: write_config(folder / CONFIG, stored, "pretrain", band_of(stored.options)))
+    settings = loop_settings(asked.options, task.config, plan["steps"], machine.peak, plan["begin"])
     run = Run(folder, settings, RunState(**{**document["run"], "begin": plan["begin"]}), task.parallel)
+    run.lock = lock
     model = empty_model(task.config, task.parallel, task.dtype)
     start(run, task, model, callbacks, (checkpoint, document))
     return TrainedRun(folder)
@@ -106,7 +130,7 @@ def _accept(harm: Sequence[Problem], newest: int, folder: Path, confirm: Callabl
 
 
 def _plan(resolved: Resolved[ResumeOptions], folder: Path, newest: int) -> dict[str, Any]:
-    """Where to go on, not beyond ``newest``, and how far, as JSON; an extension is written into the run's options."""
+    """Where to go on, not beyond ``newest``, and how far, as JSON; ``extended``: by which rule, if it is."""
     stored = stored_options(folder)
     before = read_state(folder)
     kept = {step: path for step, path in finished_checkpoints(folder).items() if step <= newest}
@@ -116,9 +140,6 @@ def _plan(resolved: Resolved[ResumeOptions], folder: Path, newest: int) -> dict[
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
         raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
     at, begin = _where_to_go_on(stored.options, before, steps, kept)
-    if steps.steps != before.steps:
-        stored = _extended(stored, steps)
-        write_config(folder / CONFIG, stored, "pretrain", band_of(stored.options))
     model = kept[at] / MODEL
     lineage = read_lineage(model).get("lineage", {})
     found = {
@@ -127,7 +148,8 @@ def _plan(resolved: Resolved[ResumeOptions], folder: Path, newest: int) -> dict[
         "parents": [{**p, "path": str((model / p["path"]).resolve())} for p in lineage.get("parents", [])],
         "data_hash": lineage.get("data_hash"),
     }
-    return {"at": at, "begin": begin, "steps": steps.steps, "found": found}
+    extended = steps.rule if steps.steps != before.steps else None
+    return {"at": at, "begin": begin, "steps": steps.steps, "extended": extended, "found": found}
 
 
 def _as_asked(stored: Resolved[PretrainOptions], now: Resolved[ResumeOptions]) -> Resolved[PretrainOptions]:

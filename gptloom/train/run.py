@@ -162,10 +162,7 @@ class Run:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Holds the lock, listens for signals, and leaves a state that says how it ended."""
-        if self.world.first:
-            if not self.lock.held:  # else a request made during the preparation holds
-                (self.path / STOP).unlink(missing_ok=True)
-            self.lock.acquire()
+        self.world.first_does(lambda: take_lock(self.lock))
         try:
             self.state.state, self.state.reason = "running", ""
             if self.world.first:
@@ -244,6 +241,16 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by no Python code
+
+
+def take_lock(lock: RunLock) -> None:
+    """Holds the run from here on. UserError when another process does.
+
+    A request to stop that is older than the lock was for another; one made since then, during the preparation, holds.
+    """
+    if not lock.held:
+        lock.acquire()
+        (lock.path.parent / STOP).unlink(missing_ok=True)
 
 
 def read_state(run: Path) -> RunState:

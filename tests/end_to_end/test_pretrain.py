@@ -484,3 +484,20 @@ def test_a_folder_that_cannot_be_written(pretrain, text: Path) -> None:
 def test_a_preset_is_no_base(gptloom, text: Path) -> None:
     refused = gptloom("pretrain", "small", "--data", text)
     assert refused.code == 2 and "--model small" in refused.err
+
+
+def test_a_resume_into_a_folder_in_use_changes_nothing(pretrain, gptloom, tmp_path: Path) -> None:
+    from gptloom.train.lock import RunLock
+
+    assert pretrain("--max-steps", 4, *BRIEF).code == 0
+    run = tmp_path / "run"
+    living = RunLock(run)
+    living.acquire()
+    (run / "stop").touch()  # for the training that holds the lock
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    refused = gptloom("resume", run, "--max-steps", 8)
+    assert refused.code == 2 and "another process is training in this folder" in refused.err
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+    living.release()
+    assert gptloom("resume", run, "--max-steps", 8).code == 0  # an old request to stop is not for this one
+    assert read_state(run).step == 8
