@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,9 +133,12 @@ def write_files(snapshot: Snapshot) -> dict[str, str]:
             )
     else:
         masters, moments = ({n: p.tensor for n, p in pieces.items()} for pieces in snapshot.pieces.values())
-        written = save_model(part / MODEL, masters, about.config, tokenizer=about.tokenizer, lineage=about.lineage)
-        sums |= {f"{MODEL}/{file}": digest for file, digest in written.items()}
-        sums[OPTIMIZER] = write_tensors(part / OPTIMIZER, moments, moments.__getitem__, {})
+        with ThreadPoolExecutor(2) as pool:  # side by side: a checksum is slower than most disks
+            model = pool.submit(
+                save_model, part / MODEL, masters, about.config, tokenizer=about.tokenizer, lineage=about.lineage
+            )
+            sums[OPTIMIZER] = write_tensors(part / OPTIMIZER, moments, moments.__getitem__, {})
+            sums |= {f"{MODEL}/{file}": digest for file, digest in model.result().items()}
     if snapshot.rank == 0:
         for path in (part / MODEL).iterdir():
             if path.suffix != ".safetensors":
