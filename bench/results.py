@@ -16,7 +16,17 @@ from typing import Any
 import harness
 
 RAW, PAGE = harness.HERE / "results", harness.HERE / "RESULTS.md"
-ORDER = ("train_step", "char_recipe", "decode", "tokenize", "startup")
+ORDER = (
+    "train_step",
+    "processes",
+    "overhead",
+    "checkpoint",
+    "shard_memory",
+    "char_recipe",
+    "decode",
+    "tokenize",
+    "startup",
+)
 HEAD = """# Results
 
 What the benches measured, both sides in one run. Written by `bench/results.py` from the raw figures in `bench/results/`;

@@ -38,6 +38,7 @@ from harness import Check, Figures, Result
 
 if TYPE_CHECKING:
     from gptloom.config.model import ModelConfig
+    from gptloom.model.transformer import Transformer
     from gptloom.stages.machine import Machine
     from gptloom.train.parallel import Parallel
     from gptloom.train.world import World
@@ -87,23 +88,38 @@ def model_config(layers: int, width: int) -> ModelConfig:
 
 
 def some_steps(config: ModelConfig, machine: Machine, parallel: Parallel) -> None:
-    """Makes a model and trains it on one row in each process."""
+    """What a pretraining does, on one row in each process: tries a step on a model of its own, then trains another."""
     import torch
 
     from gptloom.data.batch import Batch
+    from gptloom.stages.preflight import measure
     from gptloom.train.assemble import fresh_model
     from gptloom.train.loop import fit
     from gptloom.train.objective import NextToken
     from gptloom.train.optimizers import Optimizer, OptimizerSettings
     from gptloom.train.run import LoopSettings, Run, RunState
 
-    model = fresh_model(config, 0, parallel, machine.dtype)
-    optimizer = Optimizer(model, OptimizerSettings(), machine.dtype, parallel)
+    def new_model() -> Transformer:
+        return fresh_model(config, 0, parallel, machine.dtype)
+
+    settings, objective = OptimizerSettings(), NextToken(parallel.cross_entropy)
     ids = torch.arange(parallel.data_size * TOKENS).reshape(-1, TOKENS) % config.vocab_size
     batch = Batch(ids, ids.roll(-1, 1), torch.ones(ids.shape))
+    measure(
+        new_model,
+        settings,
+        objective,
+        batch,
+        micro_batch=1,
+        dtype=machine.dtype,
+        parallel=parallel,
+        compile=False,
+    )
+    model = new_model()
+    optimizer = Optimizer(model, settings, machine.dtype, parallel)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), LoopSettings(STEPS), RunState(), parallel)
-        fit(run, NextToken(parallel.cross_entropy), lambda step: batch, model, optimizer)
+        fit(run, objective, lambda step: batch, model, optimizer)
 
 
 def resident_bytes() -> int:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import FAMILIES, ModelConfig, preset
+from gptloom.config.model import ModelConfig, preset
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
@@ -24,7 +24,7 @@ from gptloom.config.signals import signals_named
 from gptloom.data.reading import check_encoding
 from gptloom.model.store import read_config
 from gptloom.observe.readers import make_readers
-from gptloom.stages.architecture import SHAPE, base_folder, fields_of, named_preset
+from gptloom.stages.architecture import SHAPE, SMALLEST, base_folder, fields_of, named_preset
 from gptloom.stages.choices import check_batch, check_validated, check_warmup, choose_schedule
 from gptloom.stages.derive import choose_optimizer
 from gptloom.stages.preflight import want_compile
@@ -107,7 +107,7 @@ def _about_training(asked: Asked, model: ModelConfig | None) -> Iterator[Problem
     options = asked.options
     if options.warmup is not None and options.max_steps is not None:
         yield from _said_by(partial(check_warmup, options.warmup, options.max_steps))
-    family = model or ModelConfig(**preset(f"{options.model if options.model in FAMILIES else 'modern'}-nano"))
+    family = model or ModelConfig(**preset(SMALLEST))  # a size is derived in families that are alike in this
     if options.embedding_lr is not None and (options.optimizer or choose_optimizer(family).value) == "adamw":
         yield Problem("--embedding-lr is for --optimizer muon: adamw has one rate", mend=LEAVE_OUT)
     schedule = options.schedule or choose_schedule(family).value

@@ -77,7 +77,9 @@ class _SharedCrossEntropy(torch.autograd.Function):
             local = targets[part, None] - first
             held = (local >= 0) & (local < weight.shape[0])
             place = local.clamp(0, max(0, weight.shape[0] - 1))
-            highest = scores.amax(dim=1, keepdim=True) if weight.shape[0] else scores.new_full((len(rows), 1), -torch.inf)
+            highest = (
+                scores.amax(dim=1, keepdim=True) if weight.shape[0] else scores.new_full((len(rows), 1), -torch.inf)
+            )
             dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
             exponentials = (scores - highest).exp_()
             of_target = (scores.gather(1, place) * held) if weight.shape[0] else torch.zeros_like(highest)

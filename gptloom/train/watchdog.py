@@ -222,7 +222,8 @@ class Watchdog:
                     f"the store of this training, at {store}, has not answered for {self.silence:.0f} s", alone=True
                 )
             if launched and not told and os.getppid() != self._parent:
-                _print("the launcher of this process is gone: it saves and ends")
+                if not self.world.local_rank:
+                    _print("the launcher of this training is gone: it saves and ends")
                 told = True
                 os.kill(os.getpid(), signal.SIGTERM)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,6 +135,107 @@ def test_decode_reports_the_ratio_of_both_sides(bench: Any, monkeypatch: pytest.
     [check] = result.checks
     assert math.isclose(check.value, speeds[decode.OURS] / speeds[decode.PEER])
     assert len(result.raw["seconds"][decode.PEER]) == 3
+
+
+def test_the_plain_file_is_whole_when_it_is_synced(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = bench("checkpoint")
+    monkeypatch.setattr(checkpoint, "BLOCK", 1000)
+    sync, sizes = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size) or sync(handle))
+    assert checkpoint.write_plain([torch.ones(3, 777), torch.tensor(1.0)], tmp_path / "plain")["seconds"] > 0
+    assert sizes == [4 * (3 * 777 + 1)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_a_way_past_the_cache_has_no_figure(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = bench("checkpoint")
+    monkeypatch.delattr(os, "O_DIRECT", raising=False)
+    assert checkpoint.write_uncached(1000, tmp_path / "plain") == {"seconds": None}
+    assert checkpoint.summary([{"seconds": None}], 1.5)["MB/s"] is None
+
+
+def test_pause_and_speed_are_shares_of_the_right_side(bench: Any) -> None:
+    checkpoint = bench("checkpoint")
+    figures = {"s": None, "MB/s": None, "training stands s": None, "steps lose s": None}
+    table = {
+        checkpoint.PLAIN: {**figures, "s": 1.0, "MB/s": 1500.0},
+        checkpoint.WAITED: {**figures, "s": 2.0, "MB/s": 750.0, "training stands s": 2.5},
+        checkpoint.ASIDE: {**figures, "s": 4.0, "MB/s": 375.0, "training stands s": 0.5},
+    }
+    speed, pause = checkpoint.compare(table)
+    assert (speed.value, speed.reached) == (0.5, False)
+    assert (pause.value, pause.at_most) == (0.25, True)
+
+
+@pytest.mark.skipif(not Path("/proc/mounts").exists(), reason="only Linux names file systems there")
+def test_file_system_is_that_of_the_innermost_mount(bench: Any) -> None:
+    file_system = bench("checkpoint").file_system
+    assert file_system(Path("/proc/self")) == "proc"
+    assert file_system(Path("/")) != "proc"
+
+
+def test_overhead_counts_pairs_of_steps_between_warm_up_and_end(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    overhead = bench("overhead")
+    clock = iter(range(1000))
+    monkeypatch.setattr(overhead.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(overhead.Turns, "_bare_step", staticmethod(lambda run: 0.25))
+    turns, run = overhead.Turns(warmup=2), SimpleNamespace(state=SimpleNamespace(step=0))
+    run.settings = SimpleNamespace(steps=6)
+    for step in range(1, 7):
+        run.state.step = step
+        turns({"type": "timing"}, run)
+        turns({"type": "train"}, run)
+    # Each call reads the clock at its beginning and at its end, so a step of the training lasts one tick.
+    assert turns.seconds == {overhead.FULL: [1.0] * 3, overhead.BARE: [0.25] * 3}
+
+
+def test_sides_that_do_not_train_the_same_are_refused(bench: Any) -> None:
+    processes = bench("processes")
+
+    def side(*losses: float) -> list[dict[str, Any]]:
+        return [{"ranks": [{"losses": list(losses), "ln_vocabulary": 7.6}]}]
+
+    processes.check_losses({"one": side(7.61, 7.2), "two": side(7.612, 7.3)})
+    for two in (side(7.7, 7.3), side(7.61, 7.61)):
+        with pytest.raises(RuntimeError, match="two does not train as the others"):
+            processes.check_losses({"one": side(7.61, 7.2), "two": two})
+
+
+def test_shares_of_phases_are_of_all_processes_and_all_steps(bench: Any) -> None:
+    processes = bench("processes")
+    phases = [
+        {"forward": [3.0, 2.0], "communication": [1.0, 2.0]},
+        {"forward": [1.0, 1.0], "communication": [1.0, 1.0]},
+    ]
+    assert processes.share([{"ranks": [{"phases": phases}]}], "communication") == 43.75
+
+
+def test_what_a_shard_needs_is_counted_in_the_tensors_of_a_model(bench: Any) -> None:
+    from gptloom.model.transformer import Transformer
+
+    shard_memory = bench("shard_memory")
+    config = shard_memory.model_config(3, 128)
+    model = Transformer.initialised(config, seed=0)
+    block = sum(tensor.numel() for tensor in model.blocks[0].parameters())
+    total = sum(tensor.numel() for tensor in model.parameters())
+    parts = shard_memory.predict(config, 4, 4)
+    assert parts["shards"] == 4 * total and parts["gathered"] == 8 * (total - 2 * block)
+    assert parts["on its way"] == 6 * block
+    assert shard_memory.predict(config, 2, 2)["on its way"] == 2 * block
+    assert (
+        shard_memory.predict(config, 1, 2)["gathered"] == 2 * total
+        and shard_memory.predict(config, 1, 4)["gathered"] == 0
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
+def test_resident_memory_grows_by_what_is_written(bench: Any) -> None:
+    shard_memory = bench("shard_memory")
+    before = shard_memory.resident_bytes()
+    block = torch.ones(32 << 20, dtype=torch.uint8)
+    assert 0.9 * block.numel() < shard_memory.resident_bytes() - before < 1.5 * block.numel()
 
 
 def test_page_is_made_of_the_raw_figures(bench: Any, tmp_path: Path) -> None:

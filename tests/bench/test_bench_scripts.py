@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,68 @@ def test_char_recipe_times_ours_to_the_loss_of_the_peer(tmp_path: Path) -> None:
 def test_char_recipe_refuses_what_is_not_there(tmp_path: Path) -> None:
     assert "--data names" in run("char_recipe.py", "--data", str(tmp_path / "no.txt"), status=2).stderr
     assert "no train.py" in run("char_recipe.py", "--tiny", "--nanogpt", str(tmp_path), status=2).stderr
+
+
+@pytest.mark.slow
+def test_checkpoint_saves_the_state_of_a_training(tmp_path: Path) -> None:
+    found = stored("checkpoint.py", tmp_path, "--tiny", "--threads", "1", "--folder", str(tmp_path))
+    [(title, sides)] = found["tables"].items()
+    assert [name for name in sides if "past" not in name] == [
+        "plain file",
+        "checkpoint",
+        "checkpoint aside, the first",
+        "checkpoint aside",
+    ]
+    assert title == f"{found['settings']['MB']:,.0f} MB"
+    [aside] = found["raw"]["checkpoint aside"]
+    assert len(aside["pauses"]) == 1 + len(aside["steps"]) and aside["pause"] == pytest.approx(sum(aside["pauses"]))
+    assert sides["checkpoint"]["training stands s"] >= sides["checkpoint"]["s"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.json"]  # it leaves nothing behind
+
+
+def test_checkpoint_refuses_what_is_no_folder(tmp_path: Path) -> None:
+    assert "is no folder" in run("checkpoint.py", "--folder", str(tmp_path / "none"), status=2).stderr
+
+
+@pytest.mark.slow
+def test_overhead_pairs_every_step_with_a_bare_one(tmp_path: Path) -> None:
+    found = stored("overhead.py", tmp_path, "--tiny", "--threads", "1")
+    [turn] = found["raw"]
+    assert [len(seconds) for seconds in turn["seconds"].values()] == [4, 4]
+    assert turn["events"] > 2 * 10  # a train and a timing event a step, and more
+    table = found["tables"]["a step"]
+    assert table["bare loop"]["ms/step"] > 0 and found["checks"] == []
+    pairs = zip(turn["seconds"]["gptloom pretrain"], turn["seconds"]["bare loop"], strict=True)
+    assert table["gptloom pretrain"]["overhead ms"] == pytest.approx(
+        1000 * statistics.median(full - bare for full, bare in pairs)
+    )
+
+
+@pytest.mark.slow
+def test_processes_train_the_same_and_tell_their_phases(tmp_path: Path) -> None:
+    found = stored("processes.py", tmp_path, "--tiny", "--threads", "2", "--precision", "fp32")
+    [(title, sides)] = found["tables"].items()
+    assert title == "1M float32"
+    one, two = (found["raw"][title][name][0]["ranks"] for name in sides)
+    assert [len(one), len(two)] == [1, 2]
+    assert two[0]["losses"] == pytest.approx(one[0]["losses"], rel=1e-4)
+    assert [len(times) for times in two[0]["phases"][0].values()] == [2] * len(two[0]["phases"][0])
+    assert all(rank["threads"] == 1 for rank in two)
+    assert 0 < sides["2 processes, 1 thread"]["communication %"] < 100
+
+
+def test_processes_must_be_able_to_share_the_rows() -> None:
+    assert "cannot share 16 rows" in run("processes.py", "--processes", "3", status=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_shard_memory_measures_every_process(tmp_path: Path) -> None:
+    found = stored("shard_memory.py", tmp_path, "--tiny", "--processes", "1", "2", "--precision", "fp32")
+    [sides] = found["tables"].values()
+    assert list(sides) == ["1 process", "2 processes"]
+    [several] = found["raw"]["2 processes"]
+    assert len(several["ranks"]) == 2
+    for rank in several["ranks"]:
+        assert rank["peak"] >= rank["before"] > 0 and rank["held"] == rank["peak"] - rank["before"]
+    assert sides["1 process"]["shards"] == pytest.approx(2 * sides["2 processes"]["shards"])

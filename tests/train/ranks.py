@@ -24,7 +24,14 @@ def run_ranks(
 ) -> list[Any]:
     """Fails with the output of the first process that did not end well. ``local_size``: as if on machines of so many."""
     with tempfile.TemporaryDirectory() as folder:
-        call = [sys.executable, __file__, function.__code__.co_filename, function.__name__, json.dumps(arguments), folder]
+        call = [
+            sys.executable,
+            __file__,
+            function.__code__.co_filename,
+            function.__name__,
+            json.dumps(arguments),
+            folder,
+        ]
         shared = {
             "WORLD_SIZE": str(size),
             "LOCAL_WORLD_SIZE": str(local_size or size),
