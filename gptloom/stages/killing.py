@@ -75,7 +75,7 @@ class Attempt:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as messages, self._answer.open("wb") as answer:
-            self.launched = time.time()
+            self.launched, self._since = time.time(), time.monotonic()
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -213,7 +213,7 @@ class Attempt:
             self._process.send_signal(signal.SIGCONT)
 
     def _still_within(self, seconds: float) -> None:
-        if time.time() - self.launched > seconds:
+        if time.monotonic() - self._since > seconds:
             raise AttemptFailed(f"{self._named} was still at it after {seconds:.0f} seconds:\n{self._last_words()}")
 
     @property
