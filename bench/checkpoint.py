@@ -123,7 +123,7 @@ def write_plain(tensors: list[Tensor], file: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     with file.open("wb", buffering=0) as out:
         for tensor in tensors:
-            content = memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+            content = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
             for start in range(0, len(content), BLOCK):
                 out.write(content[start : start + BLOCK])
         os.fsync(out.fileno())

@@ -23,7 +23,7 @@ import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import harness
 import worlds
@@ -113,9 +113,9 @@ def rates(config: ModelConfig) -> OptimizerSettings:
     from gptloom.stages.derive import choose_embedding_lr, choose_lr, choose_optimizer
     from gptloom.train.optimizers import OptimizerSettings
 
-    kind = choose_optimizer(config).value
-    lr = CAUTION * choose_lr(config, kind).value
-    return OptimizerSettings(kind, lr, choose_embedding_lr(config, lr).value if kind == "muon" else None)
+    kind: Literal["adamw", "muon"] = "muon" if choose_optimizer(config).value == "muon" else "adamw"
+    lr = CAUTION * float(choose_lr(config, kind).value)
+    return OptimizerSettings(kind, lr, float(choose_embedding_lr(config, lr).value) if kind == "muon" else None)
 
 
 def random_batch(config: ModelConfig, rows: int, length: int) -> Batch:

@@ -70,6 +70,7 @@ def train(world: World, arguments: argparse.Namespace) -> dict[str, Any]:
     config = model_config(arguments.layers, arguments.width)
     some_steps(config, machine, parallel)
     peak = harness.peak_bytes()
+    assert peak is not None, "Linux tells it"
     return {
         "before": before,
         "peak": peak,
