@@ -183,6 +183,7 @@ def measure(
     optimizer.step(0.0)
     update = time.perf_counter() - started
     seconds = parallel.world.largest([min(times) * len(micros) + update])[0]
+    parallel.release()
     return Measured(seconds, first_loss, compile, note)
 
 

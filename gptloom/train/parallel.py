@@ -128,6 +128,10 @@ class Parallel:
         time_collectives(model, self.timer)
         self._model = model
 
+    def release(self) -> None:
+        """Lets go of a model that was only tried, so that its memory is free for the one to be trained."""
+        self._model = self._buckets = None
+
     def cross_entropy(
         self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
     ) -> Tensor:
