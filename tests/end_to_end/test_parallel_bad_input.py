@@ -231,12 +231,7 @@ def test_what_is_wrong_with_all_ranks_is_said_once(bench: Bench) -> None:
     assert "--strategy hsdp shards within each of several machines" in one_message(*first) and silent(*second)
     (alone,) = bench.ranks(("--strategy", "fsdp"))
     assert "--strategy does nothing: there is only one process" in one_message(*alone)
-    (first, second) = (
-        bench.ranks(
-            ("--dry-run", "--json", "--decay", 0.1, "--schedule", "cosine"),
-        )
-        * 2
-    )
+    first, second = bench.ranks(*[("--dry-run", "--json", "--decay", 0.1, "--schedule", "cosine")] * 2)
     assert "--decay is for --schedule trapezoid" in one_message(*first) and silent(*second)
     assert "--decay" in json.loads(first[1])["error"][0]["what"]
     assert not bench.run.exists()
