@@ -67,6 +67,12 @@ class Training:
         self.step()
         return time.perf_counter() - begun
 
+    def tidied_by(self, saver: Saver) -> None:
+        """Has old checkpoints deleted as a training does that saves by ``saver``; steps are not shown to the hook."""
+        from gptloom.train.hooks import Save
+
+        self.run.hooks = [Save(saver, every=1, keep_last=1), self.note]
+
     def note(self, event: dict[str, Any], run: Run) -> None:
         if event["type"] == "checkpoint":
             self.written.append(event)
@@ -156,6 +162,7 @@ def write_uncached(n_bytes: int, file: Path) -> dict[str, Any]:
 
 def save_and_wait(training: Training, saver: Saver) -> dict[str, Any]:
     """A checkpoint that training waits for."""
+    training.tidied_by(saver)
     training.step()
     begun = time.perf_counter()
     saver.save(training.run)
@@ -165,6 +172,7 @@ def save_and_wait(training: Training, saver: Saver) -> dict[str, Any]:
 
 def save_aside(training: Training, saver: Saver) -> dict[str, Any]:
     """A checkpoint during which training goes on; how long it stood still, and how long the steps took meanwhile."""
+    training.tidied_by(saver)
     usual = [training.timed_step() for _ in range(3)]
     begun = time.perf_counter()
     saver.save(training.run)
@@ -174,6 +182,7 @@ def save_aside(training: Training, saver: Saver) -> dict[str, Any]:
         begun = time.perf_counter()
         saver.settle(training.run)
         pauses.append(time.perf_counter() - begun)
+    saver.deleted()
     seconds = training.written.pop()["seconds"]
     lost = sum(steps) - len(steps) * statistics.median(usual)
     return {"pause": sum(pauses), "seconds": seconds, "lost": lost, "pauses": pauses, "usual": usual, "steps": steps}
@@ -185,7 +194,6 @@ def save_aside(training: Training, saver: Saver) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace, folder: Path) -> Result:
     """All sides in turns, in this process."""
     from gptloom.train.disk import free_bytes
-    from gptloom.train.hooks import Save
     from gptloom.train.saver import Saver
     from gptloom.train.snapshot import About
 
@@ -197,8 +205,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Result:
             return About(config, None, {}, {})
 
         waiting, aside = Saver(describe), Saver(describe, aside=True)
-        # Of that hook only the deleting of old checkpoints is at work: no steps are shown to it.
-        training.run.hooks = [Save(waiting, every=1, keep_last=1), training.note]
         sides: dict[str, Callable[[int], dict[str, Any]]] = {
             PLAIN: lambda turn: write_plain(training.tensors, folder / "plain"),
             UNCACHED: lambda turn: write_uncached(training.n_bytes, folder / "plain"),

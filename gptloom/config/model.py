@@ -12,23 +12,50 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gptloom.config.errors import Problem, UserError, nearest
 
 Norm = Literal["layernorm", "rmsnorm", "rmsnorm_plain"]
+NormPlace = Literal["pre", "post"]
 Positions = Literal["learned", "rotary"]
-Activation = Literal["gelu_tanh", "swiglu", "relu2"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "swiglu", "relu2"]
 QKNorm = Literal["none", "before_rotary", "after_rotary"]
-Init = Literal["gpt2", "modern", "fast"]
+Init = Literal["gpt1", "gpt2", "neox", "bert", "modern", "fast"]
+Family = Literal[
+    "gpt1", "gpt2", "gpt3", "gpt_neo", "neox", "bert", "llama", "mistral", "qwen2", "modern", "fast"
+]  # fmt: skip
 
-FAMILIES = ("gpt2", "modern", "fast")
+FAMILIES = ("gpt1", "gpt2", "gpt3", "neox", "bert", "modern", "fast")  # that have presets
+SIZED_FAMILIES = ("modern", "fast")  # whose own name lets the size follow from text and machine
 SIZES = ("nano", "micro", "tiny", "small", "medium", "large", "xl")
 
 
-class ModelConfig(BaseModel):
-    """One Transformer, every family: GPT-2, ``modern`` (Qwen3's layout) and ``fast`` (nanochat's) differ here only."""
+class RopeScaling(BaseModel):
+    """How rotary frequencies are changed so that a model reads further than it was first trained.
+
+    ``linear``: positions divided by ``factor`` (Chen et al. 2023). ``llama3``: only long wavelengths are (Llama 3.1).
+    ``yarn``: between two wavelengths by a ramp, and the scores scaled (Peng et al. 2023).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    family: Literal["gpt2", "modern", "fast"] = Field(
-        "modern", description="which Hugging Face layout the weights are written in"
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float = Field(gt=0, description="how many times further than before")
+    original_context: int | None = Field(None, gt=0, description="llama3, yarn: the context of the first training")
+    low_freq_factor: float = Field(
+        1.0, gt=0, description="llama3: wavelengths above original_context / this are scaled"
     )
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3: wavelengths below original_context / this are kept")
+    beta_fast: float = Field(32.0, gt=0, description="yarn: turns within original_context from which on a pair is kept")
+    beta_slow: float = Field(1.0, gt=0, description="yarn: turns within original_context below which a pair is scaled")
+    attention_factor: float | None = Field(
+        None, gt=0, description="yarn: of queries and keys (None: 0.1 ln factor + 1)"
+    )
+    truncate: bool = Field(True, description="yarn: the ramp begins and ends at whole pairs")
+
+
+class ModelConfig(BaseModel):
+    """One Transformer, every family: GPT-1, GPT-2, GPT-3, GPT-NeoX, BERT, Llama, ``modern`` differ here only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: Family = Field("modern", description="which Hugging Face layout the weights are written in")
     vocab_size: int = Field(gt=0, description="number of token ids")
     context: int = Field(gt=0, description="longest sequence in tokens")
     n_layer: int = Field(gt=0, description="number of blocks")
@@ -40,18 +67,34 @@ class ModelConfig(BaseModel):
         0, ge=0, description="inner width of the MLP (0: 4 d_model; SwiGLU: 8/3 d_model rounded up to 32)"
     )
     norm: Norm = Field("rmsnorm", description="normalisation; rmsnorm_plain has no gain")
+    norm_place: NormPlace = Field("pre", description="before each branch, or after the sum (no last norm then)")
     norm_eps: float = Field(1e-6, gt=0, description="epsilon inside the normalisation")
     embedding_norm: bool = Field(False, description="normalise the embeddings before the first block")
+    parallel_residual: bool = Field(False, description="attention and MLP read the same stream, each by its own norm")
     positions: Positions = Field("rotary", description="learned position embeddings, or rotations of queries and keys")
     rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary frequencies")
+    rotary_dim: int = Field(0, ge=0, description="how much of each head is rotated (0: all of it)")
+    rope_scaling: RopeScaling | None = Field(None, description="rotary frequencies changed for a longer context")
+    mask: Literal["causal", "bidirectional"] = Field("causal", description="who sees whom: GPT, or BERT")
+    window: int | None = Field(None, gt=0, description="keys that a banded layer sees, the token itself included")
+    banded: Literal["none", "all", "alternate"] | tuple[int, ...] = Field(
+        "none", description="the layers limited to the window; alternate: the second, the fourth, ..."
+    )
+    scale_attention: bool = Field(True, description="scores are divided by the root of the head size")
     qk_norm: QKNorm = Field("before_rotary", description="normalise queries and keys, and where")
     activation: Activation = Field("swiglu", description="non-linearity of the MLP")
-    bias: bool = Field(False, description="biases in every linear layer of the blocks")
+    bias: bool = Field(False, description="biases in the linear layers of the blocks; the next three say where")
+    qkv_bias: bool | None = Field(None, description="of queries, keys and values (None: as bias)")
+    out_bias: bool | None = Field(None, description="of the attention's output (None: as bias)")
+    mlp_bias: bool | None = Field(None, description="of the MLP (None: as bias)")
+    segments: int = Field(0, ge=0, description="BERT's segment embeddings: how many (0: none)")
     tied_head: bool = Field(True, description="the output matrix is the token embedding")
+    masked_head: bool = Field(False, description="BERT's head: a layer and a norm before the output, a bias after it")
+    pooler: bool = Field(False, description="BERT's summary of a text: a layer over the first token")
+    pair_head: bool = Field(False, description="BERT's sentence-pair classifier on the pooler")
     logit_softcap: float | None = Field(None, gt=0, description="c: logits become c * tanh(logits / c)")
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="dropout of embeddings, attention weights and residual branches"
-    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of embeddings and residual branches")
+    attention_dropout: float | None = Field(None, ge=0, lt=1, description="of attention weights (None: as dropout)")
     init: Init = Field("modern", description="initialisation of the weights")
 
     @model_validator(mode="before")
@@ -77,6 +120,11 @@ class ModelConfig(BaseModel):
         if not values.get("d_ff"):
             gated = values.get("activation", "swiglu") == "swiglu"
             values["d_ff"] = -(-8 * d_model // 3 // 32) * 32 if gated else 4 * d_model
+        for name in ("qkv_bias", "out_bias", "mlp_bias"):
+            if values.get(name) is None:
+                values[name] = values.get("bias", False)
+        if values.get("positions", "rotary") == "rotary":
+            values["rotary_dim"] = values.get("rotary_dim") or values["head_dim"]
         return values
 
     @model_validator(mode="after")
@@ -84,13 +132,26 @@ class ModelConfig(BaseModel):
         problems = []
         if self.n_head % self.n_kv_head:
             problems.append(Problem(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"))
-        if self.positions == "rotary" and self.head_dim % 2:
-            problems.append(
-                Problem(f"head size {self.head_dim} is odd; rotary positions turn pairs", mend="an even --head-dim")
-            )
+        if self.rotary_dim % 2:
+            what = f"head size {self.head_dim}" if self.rotary_dim == self.head_dim else f"rotary_dim {self.rotary_dim}"
+            problems.append(Problem(f"{what} is odd; rotary positions turn pairs", mend="an even --head-dim"))
+        if self.rotary_dim > self.head_dim:
+            problems.append(Problem(f"rotary_dim {self.rotary_dim} is more than the head size {self.head_dim}"))
+        if self.banded != "none" and self.window is None:
+            problems.append(Problem("layers are banded and no window says how far they see"))
+        if self.pair_head and not self.pooler:
+            problems.append(Problem("pair_head needs the pooler, which it reads"))
         if problems:
             raise UserError(*problems)
         return self
+
+    def window_of(self, layer: int) -> int | None:
+        """The window of block ``layer`` (the first is 0); None where it sees everything."""
+        if isinstance(self.banded, str):
+            is_banded = self.banded == "all" or (self.banded == "alternate" and layer % 2 == 1)
+        else:
+            is_banded = layer in self.banded
+        return self.window if is_banded else None
 
 
 @cache

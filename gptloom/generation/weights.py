@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.model.attention import LayerCache
+from gptloom.model.attention import LayerCache, Sight
 from gptloom.model.block import Block
 from gptloom.model.cache import BUCKET, KVCache
 from gptloom.model.counting import count_parameters
@@ -105,9 +105,9 @@ def quantise(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Int8Lin
 
 
 def _one_row_block(
-    block: Block, x: Tensor, rotary: tuple[Tensor, Tensor] | None, visible: Tensor, cache: LayerCache
+    block: Block, x: Tensor, rotary: tuple[Tensor, Tensor] | None, sight: Sight, cache: LayerCache
 ) -> Tensor:
-    return block(x, rotary, visible, cache)
+    return block(x, rotary, sight, cache)
 
 
 def _one_row_head(head: nn.Module, hidden: Tensor) -> Tensor:
@@ -135,16 +135,17 @@ class DecodeBlock(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        visible: Tensor | None,
+        sight: Sight,
         cache: LayerCache | None = None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
-        if self.one_row is not None and visible is not None and cache is not None and x.shape[:2] == (1, 1):
+        if self.one_row is not None and cache is not None and x.shape[:2] == (1, 1):
+            assert sight.visible is not None
             # How much is read, and how long the cache is, may vary without a new graph.
-            for tensor, axis in ((visible, 3), (cache.k, 2), (cache.v, 2)):
+            for tensor, axis in ((sight.visible, 3), (cache.k, 2), (cache.v, 2)):
                 torch._dynamo.mark_dynamic(tensor, axis)
-            return self.one_row(self.block, x, rotary, visible, cache)
-        return self.block(x, rotary, visible, cache, weights)
+            return self.one_row(self.block, x, rotary, sight, cache)
+        return self.block(x, rotary, sight, cache, weights)
 
 
 # One code object for all blocks of all models. dynamic=False: only what is marked (the cache's length and how much of it

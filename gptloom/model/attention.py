@@ -6,19 +6,60 @@ Legend: B batch, T queries, S keys, D width, H heads, G key/value heads, K head 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from gptloom.config.model import ModelConfig
-from gptloom.model.cpu_attention import causal_attention
+from gptloom.model.cpu_attention import block_attention
 from gptloom.model.norm import make_norm
+from gptloom.model.rotary import rotate
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Who sees whom in one layer: rules, and a table where rules don't say it all.
+
+    ``causal``: nobody sees what comes later. ``window``: nobody sees further back (and, if not causal, further ahead) than
+    so many tokens, the own one included. ``key_valid`` [B, S] is False at padding, which is seen by nobody else.
+    ``visible`` [B, 1, T, S], True where query t may see key s, stands for all the rules at once where it is given;
+    ``tiles`` is the same for FlexAttention.
+    """
+
+    causal: bool = True
+    window: int | None = None
+    key_valid: Tensor | None = None
+    visible: Tensor | None = None
+    tiles: BlockMask | None = None
+
+    def table(self, length: int, device: torch.device) -> Tensor:
+        """[B or 1, 1, T, S] bool: what the rules and the table come to, for ``length`` tokens that see one another."""
+        if self.visible is not None:
+            return self.visible
+        index = torch.arange(length, device=device)
+        seen = within(index[:, None], index[None, :], self.causal, self.window)[None]
+        if self.key_valid is not None:
+            # A padded query still sees itself, so that no row of the softmax is empty.
+            seen = seen & (self.key_valid[:, None, :] | (index[None, :] == index[:, None]))
+        return seen[:, None]
+
+
+def within(query: Tensor, key: Tensor, causal: bool, window: int | None) -> Tensor:
+    """Bool, of the broadcast shape: whether the token at place ``query`` may see the one at ``key``."""
+    seen = key <= query if causal else torch.ones((), dtype=torch.bool, device=query.device).expand_as(key <= query)
+    if window is not None:
+        seen = seen & (query - key < window)
+        if not causal:
+            seen = seen & (key - query < window)
+    return seen
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Who sees whom: causal, and optionally only real tokens, and only within the same document.
+    """What a batch adds to the rules of its model: only real tokens are seen, and only within the same document.
 
     ``key_valid`` [B, S] is False at padding; ``documents`` [B, T] gives each token its document's number.
     """
@@ -26,20 +67,16 @@ class Mask:
     key_valid: Tensor | None = None
     documents: Tensor | None = None
 
-    def visible(self, length: int) -> Tensor | None:
-        """[B, 1, T, S] bool, True where query t may see key s; None when the causal rule alone says it all."""
-        if self.key_valid is None and self.documents is None:
-            return None
-        given = self.key_valid if self.key_valid is not None else self.documents
-        assert given is not None
-        index = torch.arange(length, device=given.device)
-        visible = (index[None, :] <= index[:, None])[None]
-        if self.key_valid is not None:
-            # A padded query still sees itself, so that no row of the softmax is empty.
-            visible = visible & (self.key_valid[:, None, :] | (index[None, :] == index[:, None]))
-        if self.documents is not None:
-            visible = visible & (self.documents[:, :, None] == self.documents[:, None, :])
-        return visible[:, None]
+    def sight(self, length: int, causal: bool = True, window: int | None = None) -> Sight:
+        """The rules of a layer and these together."""
+        sight = Sight(causal, window, self.key_valid)
+        if self.documents is None:
+            return sight
+        same = self.documents[:, :, None] == self.documents[:, None, :]
+        return Sight(causal, window, visible=sight.table(length, self.documents.device) & same[:, None])
+
+
+CAUSAL = Sight()
 
 
 @dataclass(frozen=True)
@@ -59,63 +96,61 @@ class LayerCache:
 
 
 def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float = 0.0
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight = CAUSAL, dropout: float = 0.0, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The reference: q [B, H, T, K], k, v [B, G, S, K] -> output [B, H, T, K] and the weights [B, H, T, S]."""
+    """The reference: q [B, H, T, K], k, v [B, G, S, K] -> output [B, H, T, K] and the weights [B, H, T, S].
+
+    ``scale`` of the scores; 1 / sqrt(K) where None.
+    """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if visible is None:
-        visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    weights = scores.masked_fill(~sight.table(q.shape[2], q.device), float("-inf")).softmax(dim=-1)
     return F.dropout(weights, dropout) @ v, weights
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight = CAUSAL, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
     """The fast path: as ``plain_attention``, by whichever kernel is fastest here."""
-    if visible is None and q.device.type == "cpu" and torch.is_grad_enabled():
+    if sight.visible is None and q.device.type == "cpu" and torch.is_grad_enabled():
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         seed = torch.randint(2**31, ()) if dropout else torch.zeros((), dtype=torch.int64)
         flat = [t.reshape(-1, *t.shape[2:]) for t in (q, k, v)]
-        out, _ = causal_attention(*flat, dropout, seed)
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        out, _ = block_attention(*flat, sight.key_valid, sight.causal, sight.window, factor, dropout, seed)
         return out.view(q.shape)
-    if visible is not None and q.shape[2] == 1 and torch.compiler.is_compiling():
-        return one_query_attention(q, k, v, visible)
+    if sight.visible is not None and q.shape[2] == 1 and torch.compiler.is_compiling():
+        return one_query_attention(q, k, v, sight.visible, scale)
     gqa = q.shape[1] != k.shape[1]
+    if sight.tiles is not None and not dropout:
+        return flex_attention(q, k, v, block_mask=sight.tiles, scale=scale, enable_gqa=gqa)
+    rules = sight.visible is None and sight.window is None and sight.key_valid is None
+    table = None if rules else sight.table(q.shape[2], q.device)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=visible, dropout_p=dropout, is_causal=visible is None, enable_gqa=gqa
+        q, k, v, attn_mask=table, dropout_p=dropout, is_causal=rules and sight.causal, scale=scale, enable_gqa=gqa
     )
 
 
-def one_query_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+@cache
+def band_tiles(length: int, window: int, device: torch.device) -> BlockMask:
+    """FlexAttention's description of a causal band, made once a shape: whole tiles outside of it are never computed."""
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return within(query, key, True, window)
+
+    return create_block_mask(seen, None, None, length, length, device=device)
+
+
+def one_query_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float | None = None) -> Tensor:
     """``attend`` for one query a row, as products and sums that a compiler fuses: they read the cache at memory speed."""
     batch, heads, _, size = q.shape
     grouped = q.view(batch, k.shape[1], heads // k.shape[1], 1, size).float()  # [B, G, H/G, 1, K]
-    scores = (grouped * k[:, :, None].float()).sum(-1) * size**-0.5  # [B, G, H/G, S]
+    scores = (grouped * k[:, :, None].float()).sum(-1) * (size**-0.5 if scale is None else scale)  # [B, G, H/G, S]
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
     return (weights[..., None] * v[:, :, None].float()).sum(-2).view(q.shape).to(q.dtype)
-
-
-def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [B or 1, 1, T, K/2] of the angles position * theta^(-2i/K) (RoFormer, section 3.2.2).
-
-    Computed afresh in fp32 (fp64 for fp64 models): a table kept in bf16 would lose the far positions.
-    """
-    wide = torch.promote_types(dtype, torch.float32)
-    exponent = (
-        torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.int64).to(wide) / config.head_dim
-    )
-    angles = positions[:, None, :, None].to(wide) * (1.0 / config.rope_theta**exponent)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (i, i + K/2) of x [B, H, T, K] by their angles."""
-    cos, sin = table
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class Attention(nn.Module):
@@ -124,12 +159,14 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.dropout = config.dropout
+        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
+        self.scale = None if config.scale_attention else 1.0
         self.norm_first = config.qk_norm == "before_rotary"
-        self.q = nn.Linear(config.d_model, config.n_head * config.head_dim, bias=config.bias)
-        self.k = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=config.bias)
-        self.v = nn.Linear(config.d_model, config.n_kv_head * config.head_dim, bias=config.bias)
-        self.out = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=config.bias)
+        inner, kv_inner = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        self.q = nn.Linear(config.d_model, inner, bias=bool(config.qkv_bias))
+        self.k = nn.Linear(config.d_model, kv_inner, bias=bool(config.qkv_bias))
+        self.v = nn.Linear(config.d_model, kv_inner, bias=bool(config.qkv_bias))
+        self.out = nn.Linear(inner, config.d_model, bias=bool(config.out_bias))
         with_norm = config.qk_norm != "none"
         self.q_norm = make_norm(config, config.head_dim) if with_norm else nn.Identity()
         self.k_norm = make_norm(config, config.head_dim) if with_norm else nn.Identity()
@@ -138,7 +175,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        visible: Tensor | None,
+        sight: Sight,
         cache: LayerCache | None = None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
@@ -155,12 +192,12 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
             cache.extend(k, v)
-            assert visible is not None
-            k, v = cache.k[:, :, : visible.shape[-1]], cache.v[:, :, : visible.shape[-1]]
+            assert sight.visible is not None
+            k, v = cache.k[:, :, : sight.visible.shape[-1]], cache.v[:, :, : sight.visible.shape[-1]]
         dropout = self.dropout if self.training else 0.0
         if weights is None:
-            out = attend(q, k, v, visible, dropout)
+            out = attend(q, k, v, sight, dropout, self.scale)
         else:
-            out, seen = plain_attention(q, k, v, visible, dropout)
+            out, seen = plain_attention(q, k, v, sight, dropout, self.scale)
             weights.append(seen)
         return self.out(out.transpose(1, 2).reshape(batch, length, -1))

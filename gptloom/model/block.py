@@ -1,4 +1,4 @@
-"""The block of every family: x += attention(norm(x)); x += mlp(norm(x))."""
+"""The block of every family: attention and an MLP, each beside the residual stream; the config says where the norms sit."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptloom.config.model import ModelConfig
-from gptloom.model.attention import Attention, LayerCache
+from gptloom.model.attention import Attention, LayerCache, Sight
 from gptloom.model.norm import make_norm
 
 
+def activate(name: str, x: Tensor) -> Tensor:
+    """The non-linearity ``name``: GELU (Hendrycks and Gimpel 2016) by erf or by tanh, ReLU, squared ReLU (So et al. 2021)."""
+    if name.startswith("gelu"):
+        return F.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
+    return F.relu(x) if name == "relu" else F.relu(x).square()
+
+
 class MLP(nn.Module):
-    """Position-wise layer: GELU (GPT-2), SwiGLU (Shazeer 2020) or squared ReLU (So et al. 2021)."""
+    """Position-wise layer: ``activate`` between two matrices, or SwiGLU (Shazeer 2020) with its gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = config.activation
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.activation, bias = config.activation, bool(config.mlp_bias)
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=bias)
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=bias) if config.activation == "swiglu" else None
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.up(x)
         if self.gate is not None:
-            hidden = F.silu(self.gate(x)) * hidden
-        elif self.activation == "gelu_tanh":
-            hidden = F.gelu(hidden, approximate="tanh")
-        else:
-            hidden = F.relu(hidden).square()
-        return self.down(hidden)
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(activate(self.activation, self.up(x)))
 
 
 class Block(nn.Module):
@@ -36,6 +38,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.post_norm, self.parallel = config.norm_place == "post", config.parallel_residual
         self.attention_norm = make_norm(config, config.d_model)
         self.attention = Attention(config)
         self.mlp_norm = make_norm(config, config.d_model)
@@ -46,10 +49,14 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        visible: Tensor | None,
+        sight: Sight,
         cache: LayerCache | None = None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D]; see ``Attention.forward`` for the rest."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, visible, cache, weights))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        if self.post_norm:  # Vaswani et al. 2017; GPT-1, BERT
+            x = self.attention_norm(x + self.dropout(self.attention(x, rotary, sight, cache, weights)))
+            return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        attended = x + self.dropout(self.attention(self.attention_norm(x), rotary, sight, cache, weights))
+        seen = x if self.parallel else attended  # GPT-J's parallel form (Wang and Komatsuzaki 2021); GPT-NeoX
+        return attended + self.dropout(self.mlp(self.mlp_norm(seen)))

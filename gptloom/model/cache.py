@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptloom.config.model import ModelConfig
-from gptloom.model.attention import LayerCache
+from gptloom.model.attention import LayerCache, Sight, within
 
 BUCKET = 64  # attention reads the cache up to a multiple of this, so that short sequences don't pay for a long cache
 
@@ -53,8 +53,9 @@ class KVCache:
         """Layer ``index``, about to be written at ``positions`` [B, T]."""
         return LayerCache(self.k[index], self.v[index], positions)
 
-    def visible(self, positions: Tensor, reach: int) -> Tensor:
-        """[B, 1, T, S'] bool over the first S' >= ``reach`` positions, S' a multiple of the bucket (or the whole cache)."""
+    def sight(self, positions: Tensor, reach: int, window: int | None = None) -> Sight:
+        """What [B, T] tokens at ``positions`` see of the first S' >= ``reach`` ones, S' a multiple of the bucket (or the
+        whole cache): ``visible`` [B, 1, T, S']."""
         seen = min(-(-reach // BUCKET) * BUCKET, self.length)
         keys = torch.arange(seen, device=positions.device)
-        return (keys <= positions[:, :, None])[:, None]
+        return Sight(True, window, visible=within(positions[:, :, None], keys, True, window)[:, None])

@@ -14,12 +14,16 @@ class ParameterCount:
     embedding: int
     positions: int
     blocks: int
-    final_norm: int
+    final_norm: int  # and the norm of the embeddings
     head: int
+    segments: int = 0
+    masked_head: int = 0
+    pooler: int = 0
+    pair_head: int = 0
 
     @property
     def total(self) -> int:
-        return self.embedding + self.positions + self.blocks + self.final_norm + self.head
+        return sum(vars(self).values())
 
     @property
     def non_embedding(self) -> int:
@@ -29,7 +33,7 @@ class ParameterCount:
     @property
     def multiplied(self) -> int:
         """What a token is multiplied by: all but lookups. A tied embedding counts once, as the head."""
-        return self.blocks + self.final_norm + (self.head or self.embedding)
+        return self.blocks + self.final_norm + self.masked_head + (self.head or self.embedding)
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
@@ -39,15 +43,20 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     attention = d * inner + 2 * d * kv_inner + inner * d
     matrices_into_ff = 2 if config.activation == "swiglu" else 1
     mlp = matrices_into_ff * d * config.d_ff + config.d_ff * d
-    biases = (inner + 2 * kv_inner + d + matrices_into_ff * config.d_ff + d) if config.bias else 0
+    biases = (inner + 2 * kv_inner) * bool(config.qkv_bias) + d * bool(config.out_bias)
+    biases += (matrices_into_ff * config.d_ff + d) * bool(config.mlp_bias)
     qk_norms = 2 * norm_size * config.head_dim if config.qk_norm != "none" else 0
     block = attention + mlp + biases + 2 * norm_size * d + qk_norms
     return ParameterCount(
         embedding=config.vocab_size * d,
         positions=config.context * d if config.positions == "learned" else 0,
         blocks=config.n_layer * block,
-        final_norm=norm_size * d * (2 if config.embedding_norm else 1),
+        final_norm=norm_size * d * ((config.norm_place == "pre") + config.embedding_norm),
         head=0 if config.tied_head else config.vocab_size * d,
+        segments=config.segments * d,
+        masked_head=(d * d + d + norm_size * d + config.vocab_size) * config.masked_head,
+        pooler=(d * d + d) * config.pooler,
+        pair_head=(2 * d + 2) * config.pair_head,
     )
 
 

@@ -30,7 +30,7 @@ def init_weights(model: Transformer, fill: Fill = in_place) -> None:
     ``fill(parameter, draw)`` puts what ``draw`` makes of a tensor of that shape into the parameter: a model of which
     only parts are here draws each tensor whole, so that its values don't depend on how it is cut.
     """
-    normal = {"gpt2": _gpt2, "modern": _modern, "fast": _fast}[model.config.init](model)
+    normal = _INITS[model.config.init](model)
     for module in model.modules():
         if isinstance(module, LayerNorm | RMSNorm) and module.weight is not None:
             fill(module.weight, nn.init.ones_)
@@ -38,6 +38,8 @@ def init_weights(model: Transformer, fill: Fill = in_place) -> None:
             fill(module.weight, normal(module))
         if isinstance(module, nn.Linear | LayerNorm) and module.bias is not None:
             fill(module.bias, nn.init.zeros_)
+    if model.masked_head is not None:
+        fill(model.masked_head.bias, nn.init.zeros_)
 
 
 def _normal(std: float) -> Draw:
@@ -51,6 +53,23 @@ def _residual_outputs(model: Transformer) -> set[nn.Module | None]:
         assert isinstance(block, Block)
         outputs |= {block.attention.out, block.mlp.down}
     return outputs
+
+
+def _gpt1(model: Transformer) -> Callable[[nn.Module], Draw]:
+    """N(0, 0.02) everywhere: norms after each branch keep the stream in hand (GPT-1 paper, section 4.1)."""
+    return lambda module: _normal(0.02)
+
+
+def _bert(model: Transformer) -> Callable[[nn.Module], Draw]:
+    """N(0, 0.02) without what lies beyond two standard deviations (google-research/bert, modeling.py)."""
+    return lambda module: partial(nn.init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
+
+
+def _neox(model: Transformer) -> Callable[[nn.Module], Draw]:
+    """N(0, sqrt(2 / (5 D))), residual outputs N(0, 2 / (L sqrt(D))) (GPT-NeoX-20B, Black et al. 2022, section 2.1)."""
+    outputs, width = _residual_outputs(model), model.config.d_model
+    inner, output = math.sqrt(2 / (5 * width)), 2 / (model.config.n_layer * math.sqrt(width))
+    return lambda module: _normal(output if module in outputs else inner)
 
 
 def _gpt2(model: Transformer) -> Callable[[nn.Module], Draw]:
@@ -90,3 +109,9 @@ def _fast(model: Transformer) -> Callable[[nn.Module], Draw]:
         return nn.init.zeros_ if module in outputs else partial(nn.init.uniform_, a=-bound, b=bound)
 
     return draw
+
+
+_INITS: dict[str, Callable[[Transformer], Callable[[nn.Module], Draw]]] = {
+    **{"gpt1": _gpt1, "gpt2": _gpt2, "neox": _neox, "bert": _bert},
+    **{"modern": _modern, "fast": _fast},
+}

@@ -58,7 +58,7 @@ def save_model(
         dtype: of the stored weights; as they are where None.
 
     Returns:
-        The sha256, in hex, of each weight file, taken while it was written.
+        The checksum, in hex, of each weight file, taken while it was written.
 
     Raises:
         UserError: the layout cannot hold ``config``, the tokenizer has more ids than the model, or ``folder`` exists
@@ -199,7 +199,7 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: str) -> N
 def _write_weights(
     folder: Path, state: Mapping[str, Tensor], empty: Mapping[str, Tensor], config: ModelConfig
 ) -> dict[str, str]:
-    """One file, or several of at most ``SHARD_BYTES`` with an index; file -> sha256.
+    """One file, or several of at most ``SHARD_BYTES`` with an index; file -> checksum.
 
     ``empty`` has shapes and stored dtypes by our names, on the meta device; one tensor of ``state`` is read at a time.
     """

@@ -1,4 +1,4 @@
-"""The one Transformer. Its ModelConfig makes it a GPT-2, a ``modern`` or a ``fast`` model; no class per family.
+"""The one Transformer. Its ModelConfig makes it a GPT, a BERT, a Llama or a ``modern`` model; no class per family.
 
 Legend: B batch, T tokens, D width, V vocabulary.
 """
@@ -10,15 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptloom.config.model import ModelConfig
-from gptloom.model.attention import Mask, rotary_table
-from gptloom.model.block import Block
+from gptloom.model.attention import Mask, Sight, band_tiles
+from gptloom.model.block import Block, activate
 from gptloom.model.cache import KVCache
 from gptloom.model.init import init_weights
 from gptloom.model.norm import make_norm
+from gptloom.model.rotary import rotary_table
+
+
+class MaskedHead(nn.Module):
+    """BERT's way from hidden states to words: a layer and a norm before the output matrix, a bias after it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.norm = make_norm(config, config.d_model)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [..., D] -> [..., D], what the output matrix multiplies."""
+        return self.norm(activate(self.activation, self.dense(hidden)))
 
 
 class Transformer(nn.Module):
-    """Token ids in, hidden states out (``hidden``); ``logits`` turns hidden states into next-token scores."""
+    """Token ids in, hidden states out (``hidden``); ``logits`` turns hidden states into scores of words."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -26,10 +42,14 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         learned = config.positions == "learned"
         self.position_embedding = nn.Embedding(config.context, config.d_model) if learned else None
+        self.segment_embedding = nn.Embedding(config.segments, config.d_model) if config.segments else None
         self.embedding_norm = make_norm(config, config.d_model) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = make_norm(config, config.d_model)
+        self.norm = make_norm(config, config.d_model) if config.norm_place == "pre" else None
+        self.masked_head = MaskedHead(config) if config.masked_head else None
+        self.pooler = nn.Linear(config.d_model, config.d_model) if config.pooler else None
+        self.pair_head = nn.Linear(config.d_model, 2) if config.pair_head else None
         self.head = None if config.tied_head else nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     @classmethod
@@ -56,35 +76,70 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         reach: int | None = None,
         weights: list[Tensor] | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor:
-        """ids [B, T] -> the normed hidden states [B, T, D].
+        """ids [B, T] -> the last hidden states [B, T, D], normed.
 
         positions: [B, T], default 0..T-1. With a ``cache`` they say where each row's tokens go and what they see; pass
         ``reach`` = 1 + the largest position so that only that much of the cache is read. With ``weights`` the plain
-        attention runs and appends each layer's weights [B, H, T, S].
+        attention runs and appends each layer's weights [B, H, T, S]. ``segments`` [B, T]: BERT's sentences, default 0.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        if cache is None:
-            visible = mask.visible(ids.shape[1]) if mask is not None else None
-        else:
+        if cache is not None:
             assert mask is None, "a cache masks by position"
             positions = positions.expand(ids.shape)
-            visible = cache.visible(positions, cache.length if reach is None else reach)
         x = self.embedding(ids)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
+        if self.segment_embedding is not None:
+            x = x + self.segment_embedding(torch.zeros_like(ids) if segments is None else segments)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = self.dropout(x)
         rotary = rotary_table(positions, self.config, x.dtype) if self.config.positions == "rotary" else None
+        windows = [self.config.window_of(layer) for layer in range(self.config.n_layer)]
+        sights = {window: self._sight(window, positions, mask, cache, reach) for window in set(windows)}
         for index, block in enumerate(self.blocks):
-            x = block(x, rotary, visible, None if cache is None else cache.layer(index, positions), weights)
-        return self.norm(x)
+            layer_cache = None if cache is None else cache.layer(index, positions)
+            x = block(x, rotary, sights[windows[index]], layer_cache, weights)
+        return x if self.norm is None else self.norm(x)
+
+    def _sight(
+        self, window: int | None, positions: Tensor, mask: Mask | None, cache: KVCache | None, reach: int | None
+    ) -> Sight:
+        """Who sees whom in the layers of that ``window``."""
+        if cache is not None:
+            return cache.sight(positions, cache.length if reach is None else reach, window)
+        length, causal = positions.shape[-1], self.config.mask == "causal"
+        if mask is not None and (mask.key_valid is not None or mask.documents is not None):
+            return mask.sight(length, causal, window)
+        banded = window is not None and window < length
+        tiles = band_tiles(length, window, positions.device) if banded and causal and positions.is_cuda else None
+        return Sight(causal, window if banded else None, tiles=tiles)
+
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """hidden [..., D] -> [..., D], what the output matrix multiplies: the same, but for BERT's head."""
+        return hidden if self.masked_head is None else self.masked_head(hidden)
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """What is added to the scores [V], where anything is."""
+        return None if self.masked_head is None else self.masked_head.bias
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> scores [..., V]."""
-        return softcap(F.linear(hidden, self.head_weight), self.config.logit_softcap)
+        return softcap(F.linear(self.head_input(hidden), self.head_weight, self.head_bias), self.config.logit_softcap)
+
+    def pooled(self, hidden: Tensor) -> Tensor:
+        """hidden [B, T, D] -> [B, D]: tanh of a layer over the first token, [CLS] (Devlin et al. 2019, appendix A.1)."""
+        assert self.pooler is not None, "this model has no pooler"
+        return torch.tanh(self.pooler(hidden[:, 0]))
+
+    def pair_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, T, D] -> [B, 2]: how well the second sentence follows the first (0), and how well it does not (1)."""
+        assert self.pair_head is not None, "this model has no pair head"
+        return self.pair_head(self.pooled(hidden))
 
     def forward(self, ids: Tensor, positions: Tensor | None = None, mask: Mask | None = None) -> Tensor:
         """ids [B, T] -> logits [B, T, V]."""

@@ -1,13 +1,11 @@
 """Writing a safetensors file from front to back: one tensor in memory at a time, the checksum taken on the way.
 
 The bytes are those of the safetensors library, which wants all tensors of a file at once; a checksum would then cost
-another reading. Here hashing and the way to the disk go on in threads (both let go of the interpreter) while the next
-block is copied to the system's cache.
+another reading. Here the way to the disk goes on in a thread while the next blocks are copied to the system's cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-BLOCK = 8 << 20  # bytes that are hashed and written at a time
-THREADED = 64 << 10  # bytes of a block from which on a thread is worth it
+from gptloom.model.checksum import BLOCK, running_sum
+
 SYNC_EVERY = 64 << 20  # bytes after which the disk is made to take what the cache holds
 DTYPES = {  # in the order in which the library stores them, so that every tensor is aligned
     torch.int64: "I64",
@@ -38,7 +36,7 @@ DTYPES = {  # in the order in which the library stores them, so that every tenso
 def write_tensors(
     path: Path, empty: Mapping[str, Tensor], fetch: Callable[[str], Tensor], metadata: Mapping[str, str]
 ) -> str:
-    """Writes a safetensors file, synced, and returns its sha256 in hex.
+    """Writes a safetensors file, synced, and returns its checksum in hex.
 
     ``empty`` has shape and dtype of every tensor (on the meta device, or the tensors themselves), ``fetch`` gives them
     one after another, on any device. OSError as the system raises it, on a full disk for one.
@@ -61,29 +59,24 @@ def write_tensors(
                 raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not as announced")
             flat = tensor.cpu().contiguous().reshape(-1)
             file.write(flat.view(torch.uint8).numpy().data)
-    return file.sha256
+    return file.checksum
 
 
 class _HashedFile:
-    """Takes bytes; when closed by ``_hashed_file`` they are on the disk and ``sha256`` is theirs."""
+    """Takes bytes; when closed by ``_hashed_file`` they are on the disk and ``checksum`` is theirs."""
 
     def __init__(self, handle: int, pool: ThreadPoolExecutor) -> None:
-        self.sha256 = ""
+        self.checksum = ""
         self._handle, self._pool = handle, pool
-        self._digest = hashlib.sha256()
+        self._digest = running_sum()
         self._unsynced = 0
         self._syncing: Future[None] | None = None
 
     def write(self, content: memoryview) -> None:
         for start in range(0, len(content), BLOCK):
             block = content[start : start + BLOCK]
-            if len(block) < THREADED:
-                self._digest.update(block)
-                self._write(block)
-            else:
-                hashed = self._pool.submit(self._digest.update, block)
-                self._write(block)
-                hashed.result()
+            self._digest.update(block)
+            self._write(block)
             self._unsynced += len(block)
             if self._unsynced >= SYNC_EVERY and (self._syncing is None or self._syncing.done()):
                 self._start_sync()
@@ -102,14 +95,14 @@ class _HashedFile:
         if self._syncing is not None:
             self._syncing.result()
         os.fsync(self._handle)
-        self.sha256 = self._digest.hexdigest()
+        self.checksum = self._digest.hexdigest()
 
 
 @contextmanager
 def _hashed_file(path: Path) -> Iterator[_HashedFile]:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(1) as pool:
             file = _HashedFile(handle, pool)
             yield file
             file.finish()

@@ -16,7 +16,7 @@ from gptloom.observe.machine import cores
 from gptloom.observe.terminal import human_bytes, say
 from gptloom.stages.preflight import check_disk, checkpoint_bytes, device_memory, training_memory
 from gptloom.train.machine_speed import matrix_peak
-from gptloom.train.memory import keep_freed_memory
+from gptloom.train.memory import keep_freed_memory, return_freed_memory
 from gptloom.train.parallel import Parallel, Strategy, check_world
 from gptloom.train.precision import choose_device, choose_dtype
 from gptloom.train.reproducible import make_deterministic
@@ -46,8 +46,6 @@ def use_machine(options: PretrainOptions, world: World) -> Machine:
         threads = max(1, cores() // world.local_size)
     if threads is not None:
         torch.set_num_threads(threads)
-    if device.type == "cpu":
-        keep_freed_memory()
     dtype, _ = choose_dtype(options.precision, device)
     return Machine(world, device, dtype, world.sum([matrix_peak(dtype, device)])[0])
 
@@ -143,6 +141,13 @@ def spread(options: PretrainOptions, world: World, device: torch.device) -> Para
 
     UserError at the first process when it cannot be at all.
     """
+    parallel = _spread(options, world, device)
+    if device.type == "cpu":
+        (return_freed_memory if parallel.sharded else keep_freed_memory)()
+    return parallel
+
+
+def _spread(options: PretrainOptions, world: World, device: torch.device) -> Parallel:
     strategy: Strategy = options.strategy or "ddp"
     tensor = options.tensor_parallel
     if world.size == 1:

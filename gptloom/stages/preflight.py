@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import time
@@ -148,6 +149,23 @@ def measure(
     set-up (and compilation, when asked for) and is not counted; after it up to three more are timed, as long as
     ``patience`` seconds last.
     """
+    measured = _measured(build, settings, objective, batch, micro_batch, dtype, parallel, compile, patience)
+    parallel.release()
+    gc.collect()  # a sharded model and its parameters refer to each other
+    return measured
+
+
+def _measured(
+    build: Callable[[], Transformer],
+    settings: OptimizerSettings,
+    objective: Objective,
+    batch: Batch,
+    micro_batch: int,
+    dtype: torch.dtype,
+    parallel: Parallel,
+    compile: bool,
+    patience: float,
+) -> Measured:
     model = build()
     model.train()
     optimizer = Optimizer(model, settings, dtype, parallel)
@@ -183,7 +201,6 @@ def measure(
     optimizer.step(0.0)
     update = time.perf_counter() - started
     seconds = parallel.world.largest([min(times) * len(micros) + update])[0]
-    parallel.release()
     return Measured(seconds, first_loss, compile, note)
 
 

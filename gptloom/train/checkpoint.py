@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.model.checksum import ALGORITHM, file_sum
 from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import read_config
 from gptloom.model.stored_weights import StoredWeights
@@ -30,7 +31,7 @@ from gptloom.train.run import Run
 from gptloom.train.sharded_checkpoint import fill
 from gptloom.train.world import World
 
-VERSION = 2  # of a checkpoint in pieces; what one process writes is still of version 1
+VERSION = 3  # 1 and 2, of one process and of several, had checksums by sha256
 FOLDER, STATE, MODEL = "checkpoints", "state.json", "model"
 OPTIMIZER, OPTIMIZER_PIECES = "optimizer.safetensors", "optimizer"
 SEAL = "seal"  # of state.json: the sha256 of all else in it
@@ -89,24 +90,30 @@ def _examine(path: Path, world: World) -> tuple[Document, list[Problem]]:
     document, unreadable = world.first_does(lambda: _read_state(path))
     if unreadable:
         return {}, [Problem(*problem) for problem in unreadable]
-    known: dict[str, str] = document["sha256"]
+    algorithm = _algorithm(document)
+    known: dict[str, str] = document[algorithm]
     astray = [file for file in path.rglob("*.safetensors") if file.relative_to(path).as_posix() not in known]
     problems = [Problem("the file is not of this checkpoint", str(file), "move it away") for file in sorted(astray)]
     largest_first = sorted(known, key=lambda name: (-_size(path / name), name))
     found: list[Any] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for name, what in pool.map(
-            lambda name: (name, _harm(path / name, known[name])), largest_first[world.rank :: world.size]
+            lambda name: (name, _harm(path / name, algorithm, known[name])), largest_first[world.rank :: world.size]
         ):
             found += [[what, str(path / name)]] if what else []
     problems += [Problem(*problem) for part in world.gather(found) for problem in part]
     return document, problems
 
 
-def _harm(path: Path, expected: str) -> str | None:
+def _algorithm(document: Document) -> str:
+    """With what the checksums of a checkpoint were made."""
+    return ALGORITHM if document["version"] >= 3 else "sha256"
+
+
+def _harm(path: Path, algorithm: str, expected: str) -> str | None:
     if not path.is_file():
         return "the file is missing"
-    return None if file_sum(path) == expected else "the file is damaged: its checksum differs"
+    return None if file_sum(path, algorithm) == expected else "the file is damaged: its checksum differs"
 
 
 def _size(path: Path) -> int:
@@ -119,7 +126,8 @@ def _read_state(path: Path) -> tuple[Document, list[list[str]]]:
     try:
         document: Document = json.loads(file.read_text(encoding="utf-8"))
         version, expected = document["version"], document.pop(SEAL, None)
-        whole = expected in (None, seal(document)) and isinstance(document["sha256"], dict)
+        whole = expected in (None, seal(document))
+        whole = whole and (version > VERSION or isinstance(document[_algorithm(document)], dict))
     except FileNotFoundError:
         return {}, [["the file is missing: the checkpoint was never finished, or is half deleted", str(file)]]
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -206,36 +214,27 @@ def _like(master: Tensor, files: WeightFiles, key: str) -> Tensor:
 # ---- the folder of checkpoints ---------------------------------------------------------------------------------------
 
 
-def prune(run: Path, keep_last: int, keep_steps: Collection[int | None]) -> None:
-    """Deletes all but the last ``keep_last`` checkpoints and those of ``keep_steps``."""
+def prune(run: Path, keep_last: int, keep_steps: Collection[int | None]) -> list[Path]:
+    """Takes all but the last ``keep_last`` checkpoints and those of ``keep_steps`` out of the run: hidden folders to delete."""
     steps = list(finished_checkpoints(run).items())
-    for step, path in steps[: max(0, len(steps) - keep_last)]:
-        if step not in keep_steps:
-            _delete(path)
+    return [_hide(path) for step, path in steps[: max(0, len(steps) - keep_last)] if step not in keep_steps]
 
 
 def forget_after(run: Path, step: int) -> None:
     """Deletes the checkpoints beyond ``step``, from which the run goes on: it will not come by those weights again."""
     for later, path in finished_checkpoints(run).items():
         if later > step:
-            _delete(path)
+            shutil.rmtree(_hide(path))
 
 
-def _delete(path: Path) -> None:
-    """Takes the checkpoint's name away first, so that one broken off in the middle is not taken for a whole one."""
+def _hide(path: Path) -> Path:
+    """Takes a checkpoint's name away, so that a deletion broken off in the middle leaves none that looks whole."""
     hidden = path.with_name(f".{path.name}.part")
     shutil.rmtree(hidden, ignore_errors=True)
-    path.rename(hidden)
-    shutil.rmtree(hidden)
+    return path.rename(hidden)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
-
-
-def file_sum(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -84,6 +84,7 @@ class Save:
             self.saver.save(run)
         if event["type"] == "closing":
             self.saver.settle(run, wait=True)
+            self.saver.deleted()
 
     def _wanted(self, event: Event, run: Run) -> bool:
         best_now = event["type"] == "evaluate" and run.state.best_step == run.state.step
@@ -92,7 +93,7 @@ class Save:
 
     def _tidy(self, run: Run) -> None:
         keep = {run.state.best_step, _stable_end(run), *checkpoints_before_trouble(run)[:1]}
-        run.world.first_does(lambda: prune(run.path, self.keep_last, keep))
+        run.world.first_does(lambda: self.saver.delete(prune(run.path, self.keep_last, keep)))
         unless_full(run.write_state)
 
 

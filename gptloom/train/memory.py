@@ -1,20 +1,34 @@
-"""Memory that a training frees it asks for again in the next step: here it is told to stay."""
+"""What becomes of memory that a training frees: glibc's malloc is told, since its own habits cost time or room."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc's malloc keep what is freed instead of giving it back to the system; whether that was possible.
+    """Lets malloc keep what is freed instead of giving it back to the system; whether that was possible.
 
     Large tensors otherwise come as new pages at every step, and each page costs a fault when first written: an eighth
     of a GPT-2 124M training step on two cores. The process keeps the memory of its largest step until it ends.
     """
+    mallopt = _mallopt()
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def return_freed_memory() -> bool:
+    """Lets every tensor of 128 kB or more go back to the system when it is freed; whether that was possible.
+
+    For sharded models, which are there to save memory: gathered blocks and gradients on their way to other processes
+    come and go in changing order, and a heap that keeps them grows holes, to more than twice what is in use.
+    """
+    mallopt = _mallopt()
+    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, 128 << 10))
+
+
+def _mallopt() -> ctypes._NamedFuncPointer | None:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+        return None
+    return ctypes.CDLL(None).mallopt

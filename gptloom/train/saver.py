@@ -51,6 +51,7 @@ class Saver:
         self._shares = Shares()
         self._copies = _Copies()
         self._save: _Save | None = None
+        self._deletion: threading.Thread | None = None
 
     def save(self, run: Run) -> None:
         """Begins the checkpoint of the present step, unless there is one; all processes together."""
@@ -58,6 +59,7 @@ class Saver:
         if self._save is not None and self._save.snapshot.target == target:
             return
         self.settle(run, wait=True)
+        self.deleted()  # its room may be needed now
         if run.world.first_does(lambda: _stands(target)):
             return
         begun = time.perf_counter()
@@ -108,6 +110,22 @@ class Saver:
         run.world.first_does(lambda: shutil.rmtree(save.snapshot.part, ignore_errors=True))
         return False
 
+    def delete(self, folders: list[Path]) -> None:
+        """Deletes what is no longer a checkpoint; aside when saves are, since gigabytes take the file system a while.
+
+        What cannot be deleted is tried again, and then said, when the next save clears leftovers.
+        """
+        self.deleted()
+        self._deletion = threading.Thread(target=_delete_all, args=(folders,), name="deleting")
+        self._deletion.start()
+        if not self._aside:
+            self.deleted()
+
+    def deleted(self) -> None:
+        """Waits for the deletion under way."""
+        if self._deletion is not None:
+            self._deletion.join()
+
     def forget(self, run: Run) -> None:
         """Drops what is being saved of a step that the run has gone back behind."""
         if self._save is not None and self._save.snapshot.document["run"]["step"] > run.state.step:
@@ -131,6 +149,11 @@ class Saver:
 def _stands(target: Path) -> bool:
     clear_leftovers(target.parent)
     return target.exists()
+
+
+def _delete_all(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_model(run: Run, folder: Path, about: About) -> None:

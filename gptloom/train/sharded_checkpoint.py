@@ -88,7 +88,7 @@ def place_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def write_pieces(folder: Path, rank: int, pieces: Mapping[str, Piece]) -> dict[str, str]:
-    """Writes the file of process ``rank`` into ``folder``, none where it has no pieces; file -> sha256."""
+    """Writes the file of process ``rank`` into ``folder``, none where it has no pieces; file -> checksum."""
     if not pieces:
         return {}
     name = f"shard-{rank + 1:05}-model-00001-of-00001.safetensors"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gptloom.config.files import write_text
 from gptloom.config.model import ModelConfig
+from gptloom.model.checksum import ALGORITHM, file_sum
 from gptloom.model.store import save_model, write_description
 from gptloom.model.weight_writer import write_tensors
 from gptloom.train.checkpoint import (
@@ -28,7 +29,6 @@ from gptloom.train.checkpoint import (
     SEAL,
     STATE,
     VERSION,
-    file_sum,
     masters_state,
     seal,
     sync,
@@ -120,7 +120,7 @@ def begin(snapshot: Snapshot) -> None:
 
 
 def write_files(snapshot: Snapshot) -> dict[str, str]:
-    """Writes this process's files, synced; file -> sha256. Communicates with nobody."""
+    """Writes this process's files, synced; file -> checksum. Communicates with nobody."""
     part, about = snapshot.part, snapshot.about
     sums: dict[str, str] = {}
     if snapshot.in_pieces:
@@ -133,7 +133,7 @@ def write_files(snapshot: Snapshot) -> dict[str, str]:
             )
     else:
         masters, moments = ({n: p.tensor for n, p in pieces.items()} for pieces in snapshot.pieces.values())
-        with ThreadPoolExecutor(2) as pool:  # side by side: a checksum is slower than most disks
+        with ThreadPoolExecutor(2) as pool:  # side by side: one is synced while the other is written
             model = pool.submit(
                 save_model, part / MODEL, masters, about.config, tokenizer=about.tokenizer, lineage=about.lineage
             )
@@ -152,8 +152,7 @@ def write_files(snapshot: Snapshot) -> dict[str, str]:
 
 def commit(snapshot: Snapshot, sums: Mapping[str, str]) -> None:
     """Gives the checkpoint its state.json and its name, when the files of all processes, with ``sums``, are there."""
-    version = VERSION if snapshot.in_pieces else 1
-    facts = {"version": version, **snapshot.document, "sha256": dict(sorted(sums.items()))}
+    facts = {"version": VERSION, **snapshot.document, ALGORITHM: dict(sorted(sums.items()))}
     document = json.loads(json.dumps(facts))  # as it will be read back
     write_text(snapshot.part / STATE, json.dumps({**document, SEAL: seal(document)}, indent=1) + "\n")
     sync(snapshot.part)

@@ -38,7 +38,7 @@ def result(folder: Path) -> dict[str, Any]:
     """What a run came to: every byte of its last weights and moments, its guard, and the text it left out."""
     last = finished_checkpoints(folder)[STEPS]
     document = json.loads((last / "state.json").read_text(encoding="utf-8"))
-    weights = [(last / name).read_bytes() for name in document["sha256"] if name.endswith(".safetensors")]
+    weights = [(last / name).read_bytes() for name in document["xxh3_128"] if name.endswith(".safetensors")]
     assert len(weights) == 2
     return {
         "weights": weights,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file, save_file
 
 from gptloom.config.errors import UserError
@@ -50,10 +51,10 @@ def test_the_layout_is_as_promised(trained) -> None:
     assert {path.name for path in folder.iterdir()} == {"model", "optimizer.safetensors", "state.json"}
     assert {path.name for path in folder.parent.iterdir()} == {"step-00000002", "step-00000004"}
     document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    assert document["version"] == 1 and document["run"]["step"] == 4 and document["facts"] == {"threads": 1}
+    assert document["version"] == 3 and document["run"]["step"] == 4 and document["facts"] == {"threads": 1}
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"state.json"}
-    assert document["sha256"] == {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(files)
+    assert document["xxh3_128"] == {
+        name: xxhash.xxh3_128((folder / name).read_bytes()).hexdigest() for name in sorted(files)
     }
     newest = max(folder.rglob("*"), key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
     assert newest.name == "state.json"
@@ -110,9 +111,9 @@ def test_a_newer_checkpoint_is_refused(trained) -> None:
     path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     del document["seal"]
-    document["version"] = 3
+    document["version"] = 4
     path.write_text(json.dumps(document | {"seal": seal(document)}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"newer gptloom.*version 3"):
+    with pytest.raises(UserError, match=r"newer gptloom.*version 4"):
         read_checkpoint(path.parent)
 
 
@@ -127,7 +128,7 @@ def test_a_flipped_bit_in_a_number_of_the_state_is_noticed(trained) -> None:
 def test_checkpoints_of_before_the_seal_are_read(trained) -> None:
     path = trained.run.path / "checkpoints" / "step-00000004" / "state.json"
     document = json.loads(path.read_text(encoding="utf-8"))
-    assert document["version"] == 1
+    assert document["version"] == 3
     del document["seal"]
     path.write_text(json.dumps(document), encoding="utf-8")
     assert read_checkpoint(path.parent) == document
@@ -218,6 +219,20 @@ def test_masters_come_back_from_the_checkpoint(trained, train) -> None:
         assert torch.equal(parameter, trained.weights[name].bfloat16())
 
 
+def test_checksums_of_older_versions_are_understood(trained) -> None:
+    folder = trained.run.path / "checkpoints" / "step-00000004"
+    document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    files = document.pop("xxh3_128")
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+    document |= {"version": 1, "sha256": sums}
+    del document["seal"]
+    (folder / "state.json").write_text(json.dumps({**document, "seal": seal(document)}), encoding="utf-8")
+    assert read_checkpoint(folder)["run"]["step"] == 4
+    (folder / "model" / "gptloom.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(folder)
+
+
 def test_without_state_json_it_is_not_finished(trained) -> None:
     folder = trained.run.path / "checkpoints" / "step-00000004"
     (folder / "state.json").unlink()
@@ -226,9 +241,9 @@ def test_without_state_json_it_is_not_finished(trained) -> None:
 
 def test_pruning_keeps_the_last_ones_and_those_named(train) -> None:
     done = train(steps=8, objective=NextToken(), hooks=[save(every=1, keep_last=9)])
-    prune(done.run.path, 2, {3, None})
+    hidden = prune(done.run.path, 2, {3, None})
+    assert [path.name for path in hidden] == [f".step-{step:08d}.part" for step in (1, 2, 4, 5, 6)]
     assert list(finished_checkpoints(done.run.path)) == [3, 7, 8]
-    assert not list((done.run.path / "checkpoints").glob(".*"))
 
 
 def test_save_keeps_the_best_and_the_one_before_the_decay(train) -> None:
