@@ -22,20 +22,30 @@ ROWS_BYTES = 4 << 20  # of the fp32 rows worked on at a time on a CPU: stays in 
 
 
 def cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    cap: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """hidden [..., D], weight [V, D], targets [...] -> the fp32 sum of weights * -log p(target)."""
+    """hidden [..., D], weight [V, D], bias [V], targets [...] -> the fp32 sum of weights * -log p(target)."""
     flat_weights = torch.ones(targets.numel(), device=hidden.device) if weights is None else weights.reshape(-1)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    result: Tensor = _ChunkedCrossEntropy.apply(flat, weight, targets.reshape(-1), flat_weights, cap)
+    result: Tensor = _ChunkedCrossEntropy.apply(flat, weight, bias, targets.reshape(-1), flat_weights, cap)
     return result
 
 
 def plain_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    cap: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The reference of ``cross_entropy``: all logits at once, gradients by autograd."""
-    logits = softcap(F.linear(hidden, weight), cap)
+    logits = softcap(F.linear(hidden, weight, bias), cap)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).view(-1, weight.shape[0])
     losses = F.cross_entropy(wide, targets.reshape(-1), reduction="none")
     return losses.sum() if weights is None else (losses * weights.reshape(-1)).sum()
@@ -57,22 +67,28 @@ def _scratch(rows: int, columns: int, like: Tensor) -> Tensor:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Both gradients are made in the forward pass, where the logits are at hand."""
+    """All gradients are made in the forward pass, where the logits are at hand."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, cap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        cap: float | None,
     ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), dtype=wide, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight: Tensor | None = None
+        grad_bias = torch.zeros(len(weight), dtype=wide, device=hidden.device) if wants_bias else None
         vocabulary = weight.shape[0]
-        columns = (
-            -(-vocabulary // 64) * 64
-        )  # products over a length that is odd in the processor's units are a quarter slower
-        chunk = min(hidden.shape[0], max(1, LOGIT_BYTES // (columns * hidden.element_size())))
+        # Products over a length that is odd in the processor's units are a quarter slower.
+        columns = -(-vocabulary // 64) * 64
+        chunk = min(max(1, hidden.shape[0]), max(1, LOGIT_BYTES // (columns * hidden.element_size())))
         buffer = _scratch(chunk, columns, hidden)
         buffer[:, vocabulary:] = 0
         for start in range(0, hidden.shape[0], chunk):
@@ -80,12 +96,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows, row_weights = hidden[part], weights[part, None].to(wide)
             padded = buffer[: rows.shape[0]]
             logits = padded[:, :vocabulary]
-            torch.mm(rows, weight.t(), out=logits)
-            total += _loss_and_gradient(logits, targets[part], row_weights, cap, wants_hidden or wants_weight)
+            if bias is None:
+                torch.mm(rows, weight.t(), out=logits)
+            else:
+                torch.addmm(bias, rows, weight.t(), out=logits)
+            total += _loss_and_gradient(logits, targets[part], row_weights, cap, any(ctx.needs_input_grad))
             # A token's weight scales its row of [n, D] instead of its row of [n, V].
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[part])
                 grad_hidden[part] *= row_weights
+            if grad_bias is not None:
+                grad_bias += (row_weights.to(logits.dtype).t() @ logits)[0]
             if wants_weight:
                 product = (padded.t() @ (rows * row_weights).to(rows.dtype))[:vocabulary]
                 if chunk == hidden.shape[0]:
@@ -94,20 +115,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_weight = product.to(wide)
                 else:
                     grad_weight += product
-        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
+        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight, grad_bias), weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("a second backward through the vocabulary head: the first one used its gradients up")
-        grad_hidden, grad_weight = ctx.gradients
+        grad_hidden, grad_weight, grad_bias = ctx.gradients
         ctx.gradients = None
         if grad_hidden is not None:
             grad_hidden = grad_hidden.mul_(grad)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad).to(ctx.dtype)
-        return grad_hidden, grad_weight, None, None, None
+        if grad_bias is not None:
+            grad_bias = grad_bias.mul_(grad).to(ctx.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 def _loss_and_gradient(

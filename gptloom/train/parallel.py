@@ -133,10 +133,16 @@ class Parallel:
         self._model = self._buckets = None
 
     def cross_entropy(
-        self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        cap: float | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """The loss of the vocabulary head, wherever its rows are."""
-        return shared_cross_entropy(hidden, weight, targets, weights, cap)
+        return shared_cross_entropy(hidden, weight, targets, weights, cap, bias)
 
     # ---- gradients ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +272,9 @@ def check_heads(config: ModelConfig, tensor: int) -> None:
         text = " and ".join(f"{name} {number}" for name, number in odd.items())
         what = f"--tensor-parallel {tensor} does not divide {text}"
         raise UserError(Problem(what, mend=f"--tensor-parallel {' or '.join(map(str, fitting))}"))
+    if tensor > 1 and config.masked_head:
+        what = "--tensor-parallel shares an output matrix without a bias; BERT's has one"
+        raise UserError(Problem(what, mend="--strategy fsdp shards everything"))
 
 
 def check_rows(rows: int, row_tokens: int, shares: int) -> None:

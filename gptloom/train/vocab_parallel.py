@@ -17,14 +17,20 @@ from gptloom.model.vocab_head import LOGIT_BYTES, cross_entropy
 
 
 def shared_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, cap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    cap: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """``model.vocab_head.cross_entropy``, also for a weight [V, D] whose rows lie in the processes of a DTensor's mesh.
 
     hidden [..., D], targets [...] and weights [...] are the same at all of them; so is the result.
     """
     if not isinstance(weight, DTensor):
-        return cross_entropy(hidden, weight, targets, weights, cap)
+        return cross_entropy(hidden, weight, targets, weights, cap, bias)
+    assert bias is None, "check_heads refuses to share a model whose head has a bias"
     flat_weights = torch.ones(targets.numel(), device=hidden.device) if weights is None else weights.reshape(-1)
     first, group = _rows_before(weight), weight.device_mesh.get_group()
     flat = hidden.reshape(-1, hidden.shape[-1])

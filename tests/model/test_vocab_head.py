@@ -132,3 +132,25 @@ def test_a_second_backward_is_refused_rather_than_wrong() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second"):
         loss.backward()
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1000], ids="chunks-of-{}".format)
+@CAPS
+def test_a_bias_is_added_and_gets_its_gradient(monkeypatch, cap, chunk_rows) -> None:
+    monkeypatch.setattr(vocab_head, "LOGIT_BYTES", chunk_rows * V * 8)
+    found = []
+    for function in (cross_entropy, plain_cross_entropy):
+        hidden, weight, targets, weights = problem(torch.float64)
+        bias = torch.linspace(-2, 2, V, dtype=torch.float64).requires_grad_()
+        loss = function(hidden, weight, targets, weights, cap, bias)
+        (loss * 0.37).backward()
+        found.append((loss.detach(), hidden.grad, weight.grad, bias.grad))
+    assert all(relative(a, b) < 1e-12 for a, b in zip(*found, strict=True))
+
+
+def test_no_tokens_cost_nothing() -> None:
+    _, weight, _, _ = problem(torch.float64)
+    nothing = torch.zeros(0, D, dtype=torch.float64, requires_grad=True)
+    loss = cross_entropy(nothing, weight, torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    loss.backward()
+    assert float(loss.detach()) == 0 and nothing.grad is not None
