@@ -17,7 +17,7 @@ from typing import Any
 
 from gptloom.cli.arguments import HelpPrinted, given_on_command_line
 from gptloom.cli.output import Output
-from gptloom.config.errors import EndedElsewhere, GuardStop, Problem, UserError, nearest
+from gptloom.config.errors import EndedElsewhere, GuardStop, Problem, UserError, VerificationError, nearest
 from gptloom.config.options import Options
 from gptloom.config.problems import COMMAND_LINE
 from gptloom.config.recipes import resolve_with_recipe
@@ -85,6 +85,8 @@ def _guarded(program: str, work: Callable[[Output], int], arguments: Sequence[st
         return DONE
     except UserError as error:
         return _fail(out, error.problems, USER_INPUT)
+    except VerificationError as error:
+        return _fail(out, error.problems, OUR_FAULT)
     except GuardStop as stop:
         return _fail(out, [Problem(str(stop))], GUARD, label="stopped")
     except EndedElsewhere as end:

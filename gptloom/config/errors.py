@@ -35,6 +35,14 @@ class GuardStop(Exception):
     """A guard ended the run (diverged, repeated bad updates). The command line prints the diagnosis and exits with 3."""
 
 
+class VerificationError(Exception):
+    """A result differs from what it was made from: our fault. The command line prints the problems and exits with 1."""
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
 class EndedElsewhere(Exception):
     """Another process of this training failed and says why; this one ends with the same exit ``code``, silently."""
 
