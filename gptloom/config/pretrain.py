@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gptloom.config.masked import MaskedOptions
 from gptloom.config.options import (
     POSITIONAL,
     BudgetOptions,
@@ -49,7 +50,7 @@ class ArchitectureOptions(Options):
     )
     tokenizer: str | None = Field(
         None,
-        description="gpt2, chars, bytes, words, or a path (default: a byte-level BPE trained on the training part)",
+        description="gpt2, gpt1, bert, wordpiece, chars, bytes, words, or a path (default: trained here, BPE or WordPiece)",
     )
     vocab_size: int | None = Field(None, gt=0, description="of a tokenizer trained here (default: from the text)")
     context: int | None = Field(None, gt=1, description="longest sequence in tokens (default: the preset's)")
@@ -99,6 +100,7 @@ class RunOptions(Options):
 class PretrainOptions(
     DataOptions,
     ArchitectureOptions,
+    MaskedOptions,
     OptimizationOptions,
     RunOptions,
     BudgetOptions,
