@@ -22,7 +22,7 @@ Family = Literal[
 ]  # fmt: skip
 
 FAMILIES = ("gpt1", "gpt2", "gpt3", "neox", "bert", "modern", "fast")  # that have presets
-SIZED_FAMILIES = ("modern", "fast")  # whose own name lets the size follow from text and machine
+SIZED_FAMILIES = ("bert", "modern", "fast")  # whose own name lets the size follow from text and machine
 SIZES = ("nano", "micro", "tiny", "small", "medium", "large", "xl")
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import FAMILIES, ModelConfig, preset
+from gptloom.config.model import FAMILIES, SIZED_FAMILIES, ModelConfig, preset, presets
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
-from gptloom.model.reference import resolve_reference
+from gptloom.interop.hub import resolve_model
 from gptloom.model.store import content_hash, read_config
 from gptloom.stages.derive import AIM_MINUTES, AIM_PASSES, choose_context, choose_size
 
 SHAPE = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff")
-SMALLEST = "modern-nano"
+SMALLEST, SMALLEST_BERT = "modern-nano", "bert-tiny"
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,27 @@ def open_base(resolved: Resolved[PretrainOptions]) -> Base | None:
     return Base(folder, read_config(folder), content_hash(folder))
 
 
+def settle_objective(resolved: Resolved[PretrainOptions], base: Base | None) -> Resolved[PretrainOptions]:
+    """What is learned follows from who sees whom in the model, where a model is named."""
+    if resolved.options.objective is not None:
+        return resolved
+    if base is not None:
+        return resolved.derive("objective", objective_of(base.config), "the base model's")
+    name = named_preset(resolved.options) or resolved.options.model
+    if name is None:
+        return resolved.derive("objective", "next", "a GPT's")
+    member = name if name not in SIZED_FAMILIES else next(full for full in presets() if full.startswith(f"{name}-"))
+    return resolved.derive("objective", objective_of(ModelConfig(**preset(member))), "the model's")
+
+
+def objective_of(config: ModelConfig) -> Literal["next", "masked"]:
+    """What a model of this kind is trained on."""
+    return "masked" if config.mask == "bidirectional" else "next"
+
+
 def base_folder(reference: str) -> Path:
     """The model folder that BASE names. UserError when there is none, or it names a preset, which is no trained model."""
-    found = resolve_reference(reference)
+    found = resolve_model(reference)
     if found.path is None:
         mend = f"gptloom pretrain --model {found.preset} --data ..."
         raise UserError(Problem(f"{reference} is a preset, not a trained model", mend=mend))
@@ -47,7 +65,8 @@ def base_folder(reference: str) -> Path:
 def named_preset(options: PretrainOptions) -> str | None:
     """The preset that the options of a new model start from; None where its size follows from text and machine."""
     if options.model is None:
-        return SMALLEST if any(getattr(options, field) is not None for field in SHAPE) else None
+        smallest = SMALLEST_BERT if options.objective == "masked" else SMALLEST
+        return smallest if any(getattr(options, field) is not None for field in SHAPE) else None
     return options.model if options.model == "gpt2" or options.model not in FAMILIES else None
 
 
@@ -83,13 +102,17 @@ def choose_model(
     name = named_preset(options)
     if name is None:
         minutes, passes = options.max_minutes or AIM_MINUTES, options.max_epochs or AIM_PASSES
-        chosen = choose_size(options.model or "modern", n_tokens, vocab_size, peak, minutes, passes)
+        family = "bert" if options.objective == "masked" else "modern"
+        chosen = choose_size(options.model or family, n_tokens, vocab_size, peak, minutes, passes)
         name = str(chosen.value)
         if options.model is None:
             resolved = resolved.derive("model", name, chosen.rule)
     elif options.model is None:
-        resolved = resolved.derive("model", name, "a shape of one's own starts from the smallest of modern")
-    config = ModelConfig(**fields_of(options, name) | {"vocab_size": vocab_size})
+        resolved = resolved.derive("model", name, "a shape of one's own starts from the smallest")
+    fields = fields_of(options, name) | {"vocab_size": vocab_size}
+    if options.objective == "masked" and options.pairs == "none":
+        fields |= {"pooler": False, "pair_head": False}  # nothing would train them
+    config = ModelConfig(**fields)
     if options.context is not None:
         return config, resolved
     context = choose_context(config, n_tokens)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig, preset
+from gptloom.config.masked import MASKED_ONLY
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
@@ -24,7 +25,7 @@ from gptloom.config.signals import signals_named
 from gptloom.data.reading import check_encoding
 from gptloom.model.store import read_config
 from gptloom.observe.readers import make_readers
-from gptloom.stages.architecture import SHAPE, SMALLEST, base_folder, fields_of, named_preset
+from gptloom.stages.architecture import SHAPE, SMALLEST, base_folder, fields_of, named_preset, objective_of
 from gptloom.stages.choices import check_batch, check_validated, check_warmup, choose_schedule
 from gptloom.stages.derive import choose_optimizer
 from gptloom.stages.preflight import want_compile
@@ -48,7 +49,7 @@ def check_options(asked: Asked, world: World) -> None:
         model = _outline(asked.options)
     except UserError as error:
         problems += error.problems
-    problems += [*_about_training(asked, model), *_about_evaluation(asked), *_about_machine(asked, world)]
+    problems += [*_about_objective(asked, model), *_about_training(asked, model), *_about_evaluation(asked), *_about_machine(asked, world)]
     problems += [*_about_processes(asked, world), *_about_sharing(asked, world, model)]
     problems += [] if world.restarts else _about_folder(asked)  # else it is this training's own by now
     if problems:
@@ -101,6 +102,23 @@ def _about_base(asked: Asked) -> Iterator[Problem]:
     for name in ("model", "tokenizer", "vocab_size", "context", *SHAPE):
         if asked.given(name):
             yield Problem(f"{_flag(name)} cannot be given with a base model: it keeps its own", mend=LEAVE_OUT)
+
+
+def _about_objective(asked: Asked, model: ModelConfig | None) -> Iterator[Problem]:
+    """``model`` is None where its size is derived: then any objective finds a family."""
+    options = asked.options
+    natural = objective_of(model) if model is not None else "masked" if options.model == "bert" else "next"
+    objective = options.objective or natural
+    if objective != natural and (model is not None or options.model is not None):
+        kind = "sees the whole text: it would copy the next word" if objective == "next" else "sees only the past"
+        mend = f"--objective {natural}, or --model {'bert-tiny' if objective == 'masked' else 'modern-nano'}"
+        yield Problem(f"--objective {objective} cannot train this model, which {kind}", mend=mend)
+    if objective == "next":
+        for name in MASKED_ONLY:
+            if asked.given(name):
+                yield Problem(f"{_flag(name)} is for --objective masked", mend=LEAVE_OUT)
+    elif options.base is not None and options.pairs != "none" and model is not None and not model.pair_head:
+        yield Problem(f"--pairs {options.pairs} needs a head that the base model lacks", options.base, "--pairs none")
 
 
 def _about_training(asked: Asked, model: ModelConfig | None) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gptloom.config.model import SIZES, ModelConfig, preset
+from gptloom.config.model import ModelConfig, preset, presets
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.observe.terminal import human_count, human_time
 
@@ -38,12 +38,9 @@ def efficiency(config: ModelConfig) -> float:
 
 def choose_size(family: str, n_tokens: int, vocab_size: int, peak: float, minutes: float, passes: float) -> Choice:
     """The preset of ``family`` with the lowest predicted loss after ``minutes`` at ``peak`` FLOP/s and at most ``passes``."""
-    if family not in ("modern", "fast"):
-        return Choice(family, f"the smallest of {family}")
     best, lowest, seen = "", math.inf, 0.0
-    for size in SIZES:
-        fields = {**preset(f"{family}-{size}"), "vocab_size": vocab_size}
-        config = ModelConfig(**fields)
+    for name in (name for name in presets() if name.startswith(f"{family}-")):
+        config = ModelConfig(**{**preset(name), "vocab_size": vocab_size})
         reach = peak * efficiency(config) * minutes * 60 / training_flops_per_token(config)
         tokens = min(reach, passes * n_tokens)
         non_embedding = count_parameters(config).non_embedding
@@ -51,7 +48,7 @@ def choose_size(family: str, n_tokens: int, vocab_size: int, peak: float, minute
             break  # the law knows nothing of a model that learns a small text by heart
         loss = LAW_A / non_embedding**LAW_ALPHA + LAW_B / tokens**LAW_BETA
         if loss < lowest:
-            best, lowest, seen = f"{family}-{size}", loss, tokens
+            best, lowest, seen = name, loss, tokens
     aim = f"{human_time(minutes * 60)} and {passes:g} passes over {human_count(n_tokens)} tokens"
     return Choice(best, f"lowest predicted loss within {aim} ({human_count(seen)} tokens seen)")
 

@@ -16,7 +16,7 @@ from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.train import train_tokenizer
 
-TRAINED_KINDS = ("chars", "bytes", "words")
+TRAINED_KINDS = ("wordpiece", "chars", "bytes", "words")
 TOKENIZER, DATA = "tokenizer", "data"
 Progress = Callable[[int, int], None]
 
@@ -86,7 +86,8 @@ def choose_tokenizer(
         return load_tokenizer(kept), resolved
     if base is not None:
         return load_tokenizer(base), resolved
-    kind = options.tokenizer or "bpe"
+    usual = "wordpiece" if options.objective == "masked" else "bpe"
+    kind = options.tokenizer or usual
     if kind != "bpe" and kind not in TRAINED_KINDS:
         if options.vocab_size is not None:
             what = "--vocab-size is for tokenizers trained here; this one has its own"
@@ -96,7 +97,7 @@ def choose_tokenizer(
         what = "token shards need the tokenizer they were made with"
         raise UserError(Problem(what, mend="--tokenizer PATH (or gpt2)"))
     tokenizer = train_tokenizer(kind, text.corpus.iter_training_text(), options.vocab_size)
-    if options.vocab_size is None and kind == "bpe":
+    if options.vocab_size is None and kind in ("bpe", "wordpiece"):
         rule = f"from {text.corpus.n_train_bytes / 1e6:.2f} MB of training text"
         resolved = resolved.derive("vocab_size", tokenizer.vocab_size, rule)
     return tokenizer, resolved
