@@ -40,7 +40,7 @@ class OurModel:
     def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
         model, _ = load_model(self._folder, dtype=self._rounded)
         model.float()
-        return [_our_outputs(model, torch.tensor([prompt.ids])) for prompt in prompts]
+        return [our_outputs(model, torch.tensor([prompt.ids])) for prompt in prompts]
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
         return None if self._tokenizer is None else self._tokenizer.encode_batch(list(texts))
@@ -101,7 +101,8 @@ class TheirModel:
         raise ValueError(f"transformers finds no {', '.join(missing[:5])} in {self._folder}")
 
 
-def _our_outputs(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
+def our_outputs(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
+    """What a witness answers with a model of ours for ids [1, T]."""
     hidden = model.hidden(ids)
     outputs = {"hidden": hidden[0]}
     if model.config.mask == "causal" or model.config.masked_head:
