@@ -22,6 +22,7 @@ _PUBLIC = {
     "quickstart": "gptloom.cli.quickstart:quickstart",
     "launch": "gptloom.cli.launch:launch",
     "generate": "gptloom.cli.generate:generate",
+    "fill_mask": "gptloom.cli.fill_mask:fill_mask",
     "evaluate": "gptloom.cli.evaluate:evaluate",
     "tokenizer_train": "gptloom.cli.tokenizer:tokenizer_train",
     "tokenizer_show": "gptloom.cli.tokenizer:tokenizer_show",

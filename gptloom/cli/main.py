@@ -63,6 +63,7 @@ TABLE = (
     Entry("verify-resume", "prove on this machine that a killed training goes on to the bit", "verify", "Train"),
     Entry("launch", "what to start on several machines: torchrun lines, or a Slurm script", "launch", "Train"),
     Entry("generate", "let a model write", "generate", "Use"),
+    Entry("fill-mask", "which words a model expects where a text says [MASK]", "fill_mask", "Use"),
     Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
     Entry("tokenizer train", "train a tokenizer on text", "tokenizer", "Prepare"),
     Entry("tokenizer show", "show a text as tokens", "tokenizer", "Prepare"),

@@ -86,7 +86,13 @@ class LanguageModel:
             precision: what weights are kept in for decoding; by default the model's own.
             compile: compile the step for a single row, always or never; by default where it pays (``pays_to_compile``).
             slots: how many completions are written side by side.
+
+        Raises:
+            UserError: the model sees both sides of a word (BERT).
         """
+        if model.config.mask != "causal":
+            what = "this model sees both sides of a word (BERT): it fills masks, and can't write or score from left to right"
+            raise UserError(Problem(what, mend='gptloom fill-mask MODEL --text "The capital of [MASK] is Paris."'))
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
