@@ -39,7 +39,7 @@ class RunOptions(JsonOption):
 class LineageOptions(JsonOption):
     """Options of ``gptloom lineage``."""
 
-    path: Annotated[str, POSITIONAL] = Field(description="run, runs/x@500, or model folder")
+    path: Annotated[str, POSITIONAL] = Field(description="run, runs/x@500, model folder, or hf:NAME")
 
 
 def list_all(resolved: Resolved[RunsOptions]) -> list[RunSummary]:
@@ -191,11 +191,11 @@ def run_report(resolved: Resolved[RunOptions], out: Output) -> None:
 
 def lineage_of(resolved: Resolved[LineageOptions]) -> Ancestor:
     """The tree of models that a model was made from."""
-    from gptloom.model.reference import resolve_reference
+    from gptloom.interop.hub import resolve_model
     from gptloom.model.store import content_hash
     from gptloom.observe.lineage import lineage as tree_of
 
-    found = resolve_reference(resolved.options.path)
+    found = resolve_model(resolved.options.path)
     if found.path is None:
         what = f"{resolved.options.path} is a preset: it is made from nothing"
         raise UserError(Problem(what, mend="gptloom runs lists the trained models"))

@@ -12,7 +12,7 @@ from gptloom.config.options import POSITIONAL, DeviceOption, JsonOption, Metavar
 class EvaluateOptions(DeviceOption, ThreadsOption, JsonOption, QuietOption):
     """``gptloom evaluate MODEL --data ...``."""
 
-    model: Annotated[str, POSITIONAL] = Field(description="run, model folder, or preset with --untrained")
+    model: Annotated[str, POSITIONAL] = Field(description="run, model folder, hf:NAME, or preset with --untrained")
     data: Annotated[list[str], Metavar("FILE|FOLDER|GLOB")] = Field(
         min_length=1, description="text to predict, or token shards; - reads standard input"
     )

@@ -114,7 +114,7 @@ class GenerateOptions(
 ):
     """What ``gptloom generate`` takes."""
 
-    model: Annotated[str, POSITIONAL] = Field(description="run, model folder, or preset with --untrained")
+    model: Annotated[str, POSITIONAL] = Field(description="run, model folder, hf:NAME, or preset with --untrained")
     prompt: list[str] = Field([], description="texts to continue; - reads standard input, '' starts a new document")
     prompts: Annotated[str | None, Metavar("FILE")] = Field(
         None, description="file with a prompt on each line, as text or as JSON lines with a field prompt (- is stdin)"

@@ -1,4 +1,4 @@
-"""Opens any model reference as a ``LanguageModel``; callers can't tell where it came from."""
+"""Opens any model reference, as a ``LanguageModel`` or as it is; callers can't tell where it came from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.generate import GenerationPrecision
 from gptloom.config.model import FAMILIES, ModelConfig, preset
 from gptloom.generation.language_model import LanguageModel
+from gptloom.interop.hub import resolve_model
 from gptloom.model.counting import count_parameters
-from gptloom.model.reference import Resolved, resolve_reference
+from gptloom.model.reference import Resolved
 from gptloom.model.store import check_vocabulary, load_model, read_config
 from gptloom.model.transformer import Transformer
 from gptloom.observe.machine import has_fast_bf16
@@ -36,8 +37,8 @@ def load(
     """Opens a model for generating and scoring.
 
     Args:
-        reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model folder, or, with ``untrained``, a
-            preset.
+        reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model folder, ``hf:`` and a folder or a
+            name of the Hugging Face hub, or, with ``untrained``, a preset.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: bf16 for 30M parameters and more where it is fast.
         untrained: take a preset as it is, with random weights (seed 0); ``modern`` and ``fast`` then read bytes.
@@ -46,24 +47,35 @@ def load(
 
     Raises:
         UserError: nothing is called that, a preset without ``untrained``, ``untrained`` with trained weights, a model
-            folder that cannot be read, or a tokenizer that does not fit it.
+            folder that cannot be read, a tokenizer that does not fit it, or a model that fills masks (BERT).
+    """
+    model, tokenizer = open_model(reference, device=device, precision=precision, untrained=untrained)
+    return LanguageModel(
+        model, tokenizer, precision="int8" if precision == "int8" else None, compile=compile, slots=slots
+    )
+
+
+def open_model(
+    reference: str | Path, *, device: str = "auto", precision: str = "auto", untrained: bool = False
+) -> tuple[Transformer, Tokenizer]:
+    """The model itself, causal or not, in evaluation mode, and its tokenizer; as ``load``, which says the rest.
+
+    Raises:
+        UserError: as ``load``.
     """
     if precision not in get_args(GenerationPrecision):
         raise UserError(Problem(f"no precision {precision!r}", mend=nearest(precision, get_args(GenerationPrecision))))
-    resolved = resolve_reference(str(reference))
+    resolved = resolve_model(str(reference))
     _check_untrained(resolved, untrained)
     place = choose_device(device)
     if resolved.path is None:
         model, tokenizer = _untrained(resolved)
-        model = model.to(place, _dtype(precision, place, model.config)).eval()
-    else:
-        dtype = _dtype(precision, place, read_config(resolved.path))
-        model, config = load_model(resolved.path, place, dtype)
-        tokenizer = _tokenizer_of(resolved)
-        check_vocabulary(tokenizer, config, str(resolved.path))
-    return LanguageModel(
-        model, tokenizer, precision="int8" if precision == "int8" else None, compile=compile, slots=slots
-    )
+        return model.to(place, _dtype(precision, place, model.config)).eval(), tokenizer
+    dtype = _dtype(precision, place, read_config(resolved.path))
+    model, config = load_model(resolved.path, place, dtype)
+    tokenizer = _tokenizer_of(resolved)
+    check_vocabulary(tokenizer, config, str(resolved.path))
+    return model, tokenizer
 
 
 def _check_untrained(resolved: Resolved, untrained: bool) -> None:
