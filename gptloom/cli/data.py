@@ -105,6 +105,7 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
     """The first ``rows`` windows that ``step`` of a run was, or will be, trained on; without what a guard left out."""
     from gptloom.data.batches import TokenBatches
     from gptloom.observe.events import read_events
+    from gptloom.stages.settings import step_sizes
     from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
     from gptloom.tokenizer import load_tokenizer
     from gptloom.train.rollback import excluded_windows
@@ -118,8 +119,8 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
         what = "its preparation was broken off before the size of a batch was chosen"
         raise UserError(Problem(what, where=options.run, mend="start it again with --overwrite"))
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    windows = trained.batch_tokens // trained.context
-    batches = TokenBatches(reopen_shards(trained, folder / DATA).train, trained.context, windows, trained.seed)
+    length = trained.row_tokens(trained.context)
+    batches = TokenBatches(reopen_shards(trained, folder / DATA).train, length, step_sizes(trained), trained.seed)
     shown = []
     excluded = excluded_windows(read_events(folder / EVENTS))
     for row, place in enumerate(batches.describe(options.step - 1, excluded)[: options.rows]):

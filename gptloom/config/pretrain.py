@@ -67,6 +67,12 @@ class OptimizationOptions(Options):
     """How the weights move."""
 
     batch_tokens: int | None = Field(None, gt=0, description="tokens of one optimizer step (default: from the budget)")
+    batch_ramp: Annotated[list[int], Metavar("TOKENS")] = Field(
+        [], description="two numbers: tokens of the first step, and of those in which steps grow to --batch-tokens"
+    )
+    sequence_length: int | None = Field(
+        None, gt=1, description="tokens of a training row, where it is shorter than the context (default: the context)"
+    )
     micro_batch: Annotated[Annotated[int, Field(gt=0)] | Literal["auto"] | None, Metavar("ROWS|auto")] = Field(
         None, description="sequences of one forward pass; auto: as many as fit (default: as many as make it faster)"
     )
@@ -76,12 +82,17 @@ class OptimizationOptions(Options):
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of all matrices")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW's, beside the root of the second moment")
     clip: float = Field(1.0, ge=0, description="largest global gradient norm (0: no clipping)")
     schedule: Literal["cosine", "trapezoid", "linear", "constant"] | None = Field(
         None, description="learning rate over the run (default: the family's)"
     )
     warmup: int | None = Field(None, ge=0, description="warm-up steps (default: from the run's length)")
+    warmup_tokens: int | None = Field(None, gt=0, description="warm-up in tokens instead of steps")
     decay: float = Field(0.5, gt=0, le=1, description="share of the steps in which a trapezoid comes down")
+    decay_tokens: int | None = Field(
+        None, gt=0, description="cosine, linear: tokens after which the rate is down and stays (default: the whole run)"
+    )
     final_lr: float | None = Field(None, ge=0, le=1, description="share of the learning rate left at the end")
     patience: int | None = Field(None, gt=0, description="stop after so many evaluations without a better one")
 
@@ -115,6 +126,10 @@ class PretrainOptions(
     """``gptloom pretrain [BASE] --data ...``."""
 
     base: Annotated[str | None, POSITIONAL] = Field(None, description="model to go on training (excludes --model)")
+
+    def row_tokens(self, context: int) -> int:
+        """Tokens of a training row, for a model of ``context``."""
+        return self.sequence_length or context
 
 
 class ResumeOptions(

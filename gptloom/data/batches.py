@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gptloom.data.batch import Batch
 from gptloom.data.order import MixedOrder, hash_words, skip_excluded
 from gptloom.data.shards import TokenShards
+from gptloom.data.step_sizes import StepSizes
 
 Ints = NDArray[np.int64]
 
@@ -44,13 +45,13 @@ class TokenBatches:
         self,
         shards: TokenShards | Sequence[tuple[TokenShards, float]],
         context: int,
-        windows_per_step: int,
+        windows_per_step: int | StepSizes,
         seed: int,
     ) -> None:
         """``shards``: one sequence, or several with weights (2.0: read twice per pass; 0.5: half of it per pass)."""
         self.sources = [(shards, 1.0)] if isinstance(shards, TokenShards) else list(shards)
         self.context = context
-        self.windows_per_step = windows_per_step
+        self.sizes = StepSizes(windows_per_step) if isinstance(windows_per_step, int) else windows_per_step
         self.seed = seed
         for tokens, _ in self.sources:
             if tokens.n_tokens < context + 1:
@@ -71,13 +72,18 @@ class TokenBatches:
         return self.windows_per_epoch * self.context
 
     @property
+    def windows_per_step(self) -> int:
+        """Rows of one batch; of a batch ramp, at its end."""
+        return self.sizes.full
+
+    @property
     def tokens_per_step(self) -> int:
-        """Targets in one batch."""
+        """Targets in one batch; of a batch ramp, at its end."""
         return self.windows_per_step * self.context
 
     def epochs(self, step: int) -> float:
         """Passes over the data when ``step`` steps are done."""
-        return step * self.windows_per_step / self.windows_per_epoch
+        return self.sizes.before(step) / self.windows_per_epoch
 
     def batch(self, step: int, excluded: Sequence[int] = ()) -> Batch:
         """The global batch of a step (the first is 0), without the ``excluded`` positions of the order."""
@@ -99,9 +105,9 @@ class TokenBatches:
         ]
 
     def _places(self, step: int, excluded: Sequence[int]) -> tuple[Ints, Ints, Ints, Ints]:
-        """(position, source, epoch, first id) of each row, [windows_per_step] each."""
-        first = step * self.windows_per_step
-        positions = skip_excluded(np.arange(first, first + self.windows_per_step, dtype=np.int64), excluded)
+        """(position, source, epoch, first id) of each row, [rows of the step] each."""
+        first, end = self.sizes.before(step), self.sizes.before(step + 1)
+        positions = skip_excluded(np.arange(first, end, dtype=np.int64), excluded)
         sources, epochs, windows = self._order.windows(positions)
         return positions, sources, epochs, windows * self.context + self._shifts(sources, epochs)
 

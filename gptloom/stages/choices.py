@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
@@ -21,6 +23,7 @@ from gptloom.stages.derive import (
 )
 from gptloom.stages.machine import Machine, choose_strategy, process_memory
 from gptloom.stages.preflight import check_memory, device_memory
+from gptloom.stages.settings import decay_end, warmup_steps
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.parallel import check_heads, check_rows
 
@@ -37,22 +40,23 @@ def choose_optimization(
     """
     options, world = resolved.options, machine.world
     check_heads(config, options.tensor_parallel)
-    shares = world.size // options.tensor_parallel
+    check_sequence_length(options, config.context)
+    shares, length = world.size // options.tensor_parallel, options.row_tokens(config.context)
     if options.batch_tokens is None:
-        tokens, rule = choose_batch_tokens(expected_tokens, config.context)
-        even = shares * config.context
+        tokens, rule = choose_batch_tokens(expected_tokens, length)
+        even = shares * length
         if int(tokens) % even:
             tokens, rule = -(-int(tokens) // even) * even, f"{rule}, in equal shares for {shares} processes"
         resolved = resolved.derive("batch_tokens", tokens, rule)
     batch_tokens = resolved.options.batch_tokens
     assert batch_tokens is not None
-    check_batch(batch_tokens, config.context, shares)
+    check_batch(batch_tokens, length, shares)
+    check_ramp(options.batch_ramp, batch_tokens, length, shares)
+    first_tokens = options.batch_ramp[0] if options.batch_ramp else batch_tokens
     if options.micro_batch is None:
         free = memory()[1]
         free = free and free // world.local_size
-        resolved = resolved.derive(
-            "micro_batch", *choose_micro_batch(batch_tokens // shares, config.context, free, config)
-        )
+        resolved = resolved.derive("micro_batch", *choose_micro_batch(first_tokens // shares, length, free, config))
     elif options.micro_batch == "auto":  # as many as fit, when it is known how the model is spread
         resolved = settle_micro_batch(resolved, 1, "auto")
     if options.optimizer is None:
@@ -70,11 +74,11 @@ def choose_optimization(
         resolved = resolved.derive("final_lr", final, f"usual for a {resolved.options.schedule} schedule")
     resolved = choose_strategy(resolved, config, machine)
     if options.micro_batch == "auto":
-        resolved = _largest_micro_batch(resolved, batch_tokens // shares // config.context, config, machine)
+        resolved = _largest_micro_batch(resolved, first_tokens // shares // length, config, machine)
     needed = process_memory(resolved.options, config, machine)
     there = device_memory(machine.device, world.local_size)
     shards = resolved.options.strategy in ("fsdp", "hsdp")
-    check_memory(config, needed, there, config.context, machine.dtype, shards=shards)
+    check_memory(config, needed, there, length, machine.dtype, shards=shards)
     return resolved
 
 
@@ -85,20 +89,50 @@ def choose_schedule(config: ModelConfig) -> Choice:
     return Choice("trapezoid", "can be extended later")
 
 
-def check_batch(batch_tokens: int, context: int, shares: int) -> None:
-    """UserError, with what would do, when a step's tokens are no whole windows, or those no ``shares`` of equal size."""
-    if batch_tokens % context:
-        near = max(1, round(batch_tokens / context / shares)) * shares * context
-        what = f"--batch-tokens {batch_tokens} is not a multiple of the context {context}"
+def check_sequence_length(options: PretrainOptions, context: int) -> None:
+    """UserError when rows are to be longer than the model reads."""
+    if options.sequence_length is not None and options.sequence_length > context:
+        what = f"--sequence-length {options.sequence_length} is more than the model's context {context}"
+        raise UserError(Problem(what, mend=f"--sequence-length {context} or less"))
+
+
+def check_batch(batch_tokens: int, length: int, shares: int) -> None:
+    """UserError, with what would do, when a step's tokens are no whole rows of ``length``, or those no equal ``shares``."""
+    if batch_tokens % length:
+        near = max(1, round(batch_tokens / length / shares)) * shares * length
+        what = f"--batch-tokens {batch_tokens} is not a multiple of the context {length}"
         raise UserError(Problem(what, mend=f"--batch-tokens {near}"))
-    check_rows(batch_tokens // context, context, shares)
+    check_rows(batch_tokens // length, length, shares)
 
 
-def check_warmup(warmup: int, steps: int) -> None:
-    """UserError when the learning rate would still be rising in the second half of the run."""
-    if warmup > max(1, steps // 2):
-        what = f"--warmup {warmup} is longer than the run of {steps:,} steps allows, half of it"
+def check_ramp(ramp: Sequence[int], batch_tokens: int, length: int, shares: int) -> None:
+    """UserError, with what would do, when a batch cannot grow to ``batch_tokens`` in equal ``shares`` of whole rows."""
+    if not ramp:
+        return
+    even = shares * length
+    if ramp[0] % even or not 0 < ramp[0] < batch_tokens:
+        near = min(max(1, round(ramp[0] / even)) * even, max(even, (batch_tokens - 1) // even * even))
+        parts = f"{length} tokens" if shares == 1 else f"{shares} rows of {length} tokens, one for each process"
+        what = f"--batch-ramp begins with {ramp[0]} tokens: not a multiple of {parts}, below {batch_tokens}"
+        raise UserError(Problem(what, mend=f"--batch-ramp {near} {ramp[1]}"))
+
+
+def check_warmup(options: PretrainOptions, steps: int) -> None:
+    """UserError when the learning rate would still be rising in the second half of the run, or where it is to be down."""
+    if options.warmup is not None and options.warmup > max(1, steps // 2):
+        what = f"--warmup {options.warmup} is longer than the run of {steps:,} steps allows, half of it"
         raise UserError(Problem(what, mend=f"--warmup {choose_warmup(steps).value}, or a longer run"))
+    if options.batch_tokens is None or options.context is None:
+        return  # what tokens are in steps is not known yet
+    warmup, end = warmup_steps(options), decay_end(options)
+    if options.warmup_tokens is not None and warmup > max(1, steps // 2):
+        what = (
+            f"--warmup-tokens {options.warmup_tokens} are {warmup:,} steps; the run has {steps:,}, of which half may be"
+        )
+        raise UserError(Problem(what, mend="a shorter warm-up, or a longer run"))
+    if end is not None and warmup >= end:
+        what = f"--decay-tokens {options.decay_tokens} end at step {end:,}, within the warm-up of {warmup:,} steps"
+        raise UserError(Problem(what, mend="a later end, or a shorter warm-up"))
 
 
 def check_validated(options: PretrainOptions, validates: bool) -> None:
@@ -143,13 +177,15 @@ def choose_pace(
     config: ModelConfig,
     tokenizer: Tokenizer,
 ) -> Resolved[PretrainOptions]:
-    """Warm-up, and how often the run speaks, evaluates and saves; an evaluation takes a tenth of its interval at most."""
+    """Warm-up, and how often the run speaks, evaluates and saves; an evaluation takes a tenth of its interval at most.
+
+    ``seconds_per_step``: the mean over the run.
+    """
     options = resolved.options
     check_validated(options, shards.valid is not None)
-    if options.warmup is None:
+    if options.warmup is None and options.warmup_tokens is None:
         resolved = resolved.derive("warmup", *choose_warmup(steps.steps))
-    else:
-        check_warmup(options.warmup, steps.steps)
+    check_warmup(resolved.options, steps.steps)
     if options.max_steps is None:
         resolved = resolved.derive("max_steps", steps.steps, steps.rule)
     eval_every = options.eval_every or max(1, round(steps.steps / 10))
@@ -163,9 +199,10 @@ def choose_pace(
     if options.limit_batches is None and shards.valid is not None:
         assert isinstance(options.micro_batch, int) and options.batch_tokens is not None
         # A forward pass alone costs about a third of a training step's share of tokens.
-        seconds_per_batch = seconds_per_step / 3 * options.micro_batch * config.context / options.batch_tokens
+        length = options.row_tokens(config.context)
+        seconds_per_batch = seconds_per_step / 3 * options.micro_batch * length / options.batch_tokens
         affordable = max(4, int(0.1 * eval_every * seconds_per_step / seconds_per_batch))
-        needed = -(-(shards.valid.n_tokens - 1) // (config.context * options.micro_batch))
+        needed = -(-(shards.valid.n_tokens - 1) // (length * options.micro_batch))
         if affordable < needed:
             resolved = resolved.derive("limit_batches", affordable, "a tenth of the time between evaluations")
     too_long = [prompt for prompt in options.sample if len(tokenizer.encode(prompt)) >= config.context]

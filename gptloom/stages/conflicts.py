@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import ModelConfig, preset
 from gptloom.config.masked import MASKED_ONLY
+from gptloom.config.model import ModelConfig, preset
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
@@ -26,7 +26,14 @@ from gptloom.data.reading import check_encoding
 from gptloom.model.store import read_config
 from gptloom.observe.readers import make_readers
 from gptloom.stages.architecture import SHAPE, SMALLEST, base_folder, fields_of, named_preset, objective_of
-from gptloom.stages.choices import check_batch, check_validated, check_warmup, choose_schedule
+from gptloom.stages.choices import (
+    check_batch,
+    check_ramp,
+    check_sequence_length,
+    check_validated,
+    check_warmup,
+    choose_schedule,
+)
 from gptloom.stages.derive import choose_optimizer
 from gptloom.stages.preflight import want_compile
 from gptloom.stages.text import TRAINED_KINDS, check_reading
@@ -123,14 +130,21 @@ def _about_objective(asked: Asked, model: ModelConfig | None) -> Iterator[Proble
 
 def _about_training(asked: Asked, model: ModelConfig | None) -> Iterator[Problem]:
     options = asked.options
-    if options.warmup is not None and options.max_steps is not None:
-        yield from _said_by(partial(check_warmup, options.warmup, options.max_steps))
+    if options.warmup is not None and options.warmup_tokens is not None:
+        yield Problem("--warmup and --warmup-tokens say the same", mend="leave one of them out")
+    elif options.max_steps is not None and len(options.batch_ramp) in (0, 2):
+        yield from _said_by(partial(check_warmup, options, options.max_steps))
     family = model or ModelConfig(**preset(SMALLEST))  # a size is derived in families that are alike in this
     if options.embedding_lr is not None and (options.optimizer or choose_optimizer(family).value) == "adamw":
         yield Problem("--embedding-lr is for --optimizer muon: adamw has one rate", mend=LEAVE_OUT)
     schedule = options.schedule or choose_schedule(family).value
     if asked.given("decay") and schedule != "trapezoid":
         yield Problem(f"--decay is for --schedule trapezoid, not {schedule}", mend=LEAVE_OUT)
+    if options.decay_tokens is not None and schedule not in ("cosine", "linear"):
+        yield Problem(f"--decay-tokens is for --schedule cosine or linear, not {schedule}", mend=LEAVE_OUT)
+    if options.batch_ramp and (len(options.batch_ramp) != 2 or min(options.batch_ramp) < 1):
+        what = "--batch-ramp takes two numbers: tokens of the first step, and of those in which steps grow"
+        yield Problem(what, mend="--batch-ramp 32768 4000000000")
     if asked.given("final_lr") and schedule == "constant":
         yield Problem("--final-lr does nothing with --schedule constant", mend=LEAVE_OUT)
 
@@ -198,8 +212,13 @@ def _about_sharing(asked: Asked, world: World, model: ModelConfig | None) -> Ite
     if model is not None:
         yield from _said_by(partial(check_heads, model, tensor))
     context = options.context if model is None or options.base is None else model.context
-    if options.batch_tokens is not None and context is not None:
-        yield from _said_by(partial(check_batch, options.batch_tokens, context, world.size // tensor))
+    if context is not None:
+        yield from _said_by(partial(check_sequence_length, options, context))
+    length, shares = options.sequence_length or context, world.size // tensor
+    if options.batch_tokens is not None and length is not None:
+        yield from _said_by(partial(check_batch, options.batch_tokens, length, shares))
+        if len(options.batch_ramp) == 2:
+            yield from _said_by(partial(check_ramp, options.batch_ramp, options.batch_tokens, length, shares))
 
 
 def _about_folder(asked: Asked) -> Iterator[Problem]:

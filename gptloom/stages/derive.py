@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gptloom.config.model import ModelConfig, preset, presets
+from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.observe.terminal import human_count, human_time
 
@@ -133,7 +134,8 @@ class Steps(NamedTuple):
 
 
 def count_steps(
-    tokens_per_step: int,
+    sizes: StepSizes,
+    row_tokens: int,
     tokens_per_epoch: int,
     seconds_per_step: float,
     *,
@@ -142,19 +144,29 @@ def count_steps(
     max_minutes: float | None,
     max_train_tokens: int | None,
 ) -> Steps:
-    """The first budget that is reached; with none given, ten minutes or four passes. Always at least one step."""
+    """The first budget that is reached; with none given, ten minutes or four passes. Always at least one step.
+
+    ``sizes``: rows of the steps, of ``row_tokens`` each; ``seconds_per_step``: of a full one.
+    """
+
+    def trained_on(tokens: float) -> int:
+        return sizes.steps_for(tokens / row_tokens)
+
+    def done_in(minutes: float) -> int:
+        return sizes.steps_within(sizes.full * minutes * 60 / seconds_per_step)
+
     budgets = []
     if max_steps is not None:
         budgets.append(Steps(max_steps, "--max-steps"))
     if max_epochs is not None:
-        budgets.append(Steps(math.ceil(max_epochs * tokens_per_epoch / tokens_per_step), f"{max_epochs:g} passes"))
+        budgets.append(Steps(trained_on(max_epochs * tokens_per_epoch), f"{max_epochs:g} passes"))
     if max_train_tokens is not None:
-        budgets.append(Steps(math.ceil(max_train_tokens / tokens_per_step), f"{human_count(max_train_tokens)} tokens"))
+        budgets.append(Steps(trained_on(max_train_tokens), f"{human_count(max_train_tokens)} tokens"))
     speed = f"at {seconds_per_step:.3g} s a step, measured here"
     if max_minutes is not None:
-        budgets.append(Steps(int(max_minutes * 60 / seconds_per_step), f"{max_minutes:g} minutes {speed}"))
+        budgets.append(Steps(done_in(max_minutes), f"{max_minutes:g} minutes {speed}"))
     if not budgets:
-        budgets.append(Steps(int(AIM_MINUTES * 60 / seconds_per_step), f"{AIM_MINUTES:g} minutes {speed}"))
-        budgets.append(Steps(math.ceil(AIM_PASSES * tokens_per_epoch / tokens_per_step), f"{AIM_PASSES:g} passes"))
+        budgets.append(Steps(done_in(AIM_MINUTES), f"{AIM_MINUTES:g} minutes {speed}"))
+        budgets.append(Steps(trained_on(AIM_PASSES * tokens_per_epoch), f"{AIM_PASSES:g} passes"))
     first = min(budgets)
     return Steps(max(1, first.steps), first.rule)

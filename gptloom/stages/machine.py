@@ -94,7 +94,7 @@ def process_memory(options: PretrainOptions, config: ModelConfig, machine: Machi
     shards = {"fsdp": world.size, "hsdp": world.local_size}.get(options.strategy or "", 1)
     return training_memory(
         config,
-        options.micro_batch * config.context,
+        options.micro_batch * options.row_tokens(config.context),
         machine.dtype,
         parts=max(shards, tensor),
         tensor=tensor,
@@ -118,7 +118,8 @@ def _what_fits(options: PretrainOptions, config: ModelConfig, machine: Machine) 
     machines, here = world.size // world.local_size, world.local_size
     gpus = 0 if on_cpu else torch.cuda.device_count()
     sharded = options.model_copy(update={"strategy": "fsdp"})
-    rows = (options.batch_tokens or config.context) // config.context
+    length = options.row_tokens(config.context)
+    rows = (options.batch_ramp[0] if options.batch_ramp else options.batch_tokens or length) // length
     kinds = [
         [("--recompute", options.model_copy(update={"recompute": True}), machines, here)],
         [("--strategy fsdp", sharded, machines, here)],

@@ -14,6 +14,7 @@ from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.resolve import Resolved, resolve, write_config
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards, check_enough
+from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.model.store import check_vocabulary
 from gptloom.observe.terminal import human_count, human_time, say
@@ -22,6 +23,7 @@ from gptloom.stages.choices import choose_optimization, choose_pace, settle_micr
 from gptloom.stages.claim import Claim
 from gptloom.stages.conflicts import check_options, recipe_named
 from gptloom.stages.derive import Steps, count_steps, efficiency
+from gptloom.stages.goal import expected_first_loss
 from gptloom.stages.foresee import foresee_shards
 from gptloom.stages.joining import asked_world, asks_for_processes, join_training, launched
 from gptloom.stages.levers import find_levers
@@ -36,14 +38,13 @@ from gptloom.stages.preflight import (
     measure,
     want_compile,
 )
-from gptloom.stages.settings import loop_settings, optimizer_settings
+from gptloom.stages.settings import loop_settings, optimizer_settings, step_sizes
 from gptloom.stages.task import CONFIG, Task, band_of, open_task, stored_options
 from gptloom.stages.text import DATA, TOKENIZER, choose_tokenizer, open_shards_of, read_text
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import start
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.agreement import check_shared_folder
-from gptloom.train.objective import NextToken
 from gptloom.train.out_of_memory import largest_micro_batch, levers_named
 from gptloom.train.run import EVENTS, STATE, Hook, LoopSettings, Run, RunState, read_state
 from gptloom.train.world import World
@@ -65,8 +66,7 @@ class Plan:
     @property
     def batches(self) -> TokenBatches:
         options = self.resolved.options
-        assert options.batch_tokens is not None
-        return TokenBatches(self.shards.train, self.config.context, options.batch_tokens // self.config.context, 0)
+        return TokenBatches(self.shards.train, options.row_tokens(self.config.context), step_sizes(options), 0)
 
     @property
     def beside_the_folder(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def dry_run(world: World, resolved: Resolved[PretrainOptions], folder: Path) -> 
         check_options(resolved, asked)
         machine = foresee_machine(options, asked)
         plan = _prepare(resolved, machine, folder)
-        seconds = plan.batches.tokens_per_step * _seconds_per_token(plan.config, machine)
+        seconds = plan.batches.tokens_per_step * _seconds_per_token(options, plan.config, machine)
         settled, _, cost = _settle(plan, machine, seconds, folder)
         found.append(DryRun(settled, plan.config, cost))
 
@@ -190,7 +190,7 @@ def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, folder: Path
     n_tokens = sum(int(tokens.n_tokens * weight) for tokens, weight in shards.train)
     config, resolved = choose_config(resolved, base, tokenizer.vocab_size, n_tokens, machine.peak)
     check_vocabulary(tokenizer, config, str(folder / TOKENIZER))
-    check_enough(shards, config.context, validates=resolved.options.split != "none")
+    check_enough(shards, resolved.options.row_tokens(config.context), validates=resolved.options.split != "none")
     expected = _expected_tokens(resolved.options, config, n_tokens, machine)
     resolved = choose_optimization(resolved, config, expected, machine)
     if claim is not None:
@@ -204,21 +204,24 @@ def default_folder(options: PretrainOptions) -> str:
     return f"runs/pretrain-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _seconds_per_token(config: ModelConfig, machine: Machine) -> float:
+def _seconds_per_token(options: PretrainOptions, config: ModelConfig, machine: Machine) -> float:
     """A guess, before anything is measured."""
-    return training_flops_per_token(config) / (machine.peak * efficiency(config))
+    flops = training_flops_per_token(config, options.row_tokens(config.context))
+    return flops / (machine.peak * efficiency(config))
 
 
 def _expected_tokens(options: PretrainOptions, config: ModelConfig, n_tokens: int, machine: Machine) -> float:
     """About how many tokens the run will see."""
-    return _count_steps(options, 1, n_tokens, _seconds_per_token(config, machine)).steps
+    seconds = _seconds_per_token(options, config, machine)
+    return _count_steps(options, StepSizes(1), 1, n_tokens, seconds).steps
 
 
 def _count_steps(
-    options: PretrainOptions, tokens_per_step: int, tokens_per_epoch: int, seconds_per_step: float
+    options: PretrainOptions, sizes: StepSizes, row_tokens: int, tokens_per_epoch: int, seconds_per_step: float
 ) -> Steps:
     return count_steps(
-        tokens_per_step,
+        sizes,
+        row_tokens,
         tokens_per_epoch,
         seconds_per_step,
         max_steps=options.max_steps,
@@ -236,7 +239,7 @@ def measure_steps(task: Task, machine: Machine) -> tuple[Task, Measured, str]:
     options, config = task.resolved.options, task.config
     assert isinstance(options.micro_batch, int)
     expected = _expected_tokens(options, config, task.batches.tokens_per_epoch, machine)
-    seconds = expected * _seconds_per_token(config, machine)
+    seconds = expected * _seconds_per_token(options, config, machine)
     if options.max_steps is not None:
         seconds = min(seconds, options.max_steps * seconds * task.batches.tokens_per_step / expected)
     compile, why = want_compile(options.compile, machine.device, seconds)
@@ -247,8 +250,8 @@ def measure_steps(task: Task, machine: Machine) -> tuple[Task, Measured, str]:
             measure(
                 task.new_model,
                 optimizer_settings(options),
-                NextToken(task.parallel.cross_entropy),
-                task.batches.batch(0),
+                task.objective,
+                task.batches.batch(step_sizes(options).full_from),
                 micro_batch=rows,
                 parallel=task.parallel,
                 compile=compile,
@@ -276,7 +279,7 @@ def _decide(
     if measured.note:
         say(measured.note)
     if task.base is None:
-        check_first_loss(measured.first_loss, task.config.vocab_size)
+        check_first_loss(measured.first_loss, expected_first_loss(task.resolved.options, task.config))
     if options.compile is None:
         resolved = resolved.derive("compile", measured.compiled, compile_rule)
     elif options.compile and not measured.compiled:
@@ -292,17 +295,23 @@ def _decide(
 def _settle(
     plan: Plan | Task, machine: Machine, seconds_per_step: float, folder: Path
 ) -> tuple[Resolved[PretrainOptions], int, Cost]:
-    """Length, pace and cost of the run, explained. UserError when they do not fit the options or the disk."""
+    """Length, pace and cost of the run, explained. UserError when they do not fit the options or the disk.
+
+    ``seconds_per_step``: of one with all its rows.
+    """
     options, config, batches = plan.resolved.options, plan.config, plan.batches
-    steps = _count_steps(options, batches.tokens_per_step, batches.tokens_per_epoch, seconds_per_step)
-    resolved = choose_pace(plan.resolved, steps, seconds_per_step, plan.shards, config, plan.tokenizer)
+    sizes = step_sizes(options)
+    steps = _count_steps(options, sizes, batches.context, batches.tokens_per_epoch, seconds_per_step)
+    rows = sizes.before(steps.steps)
+    seconds = seconds_per_step * rows / sizes.full
+    resolved = choose_pace(plan.resolved, steps, seconds / steps.steps, plan.shards, config, plan.tokenizer)
     cost = Cost(
         count_parameters(config).total,
-        steps.steps * batches.tokens_per_step,
+        rows * batches.context,
         batches.epochs(steps.steps),
         process_memory(options, config, machine),
         checkpoint_bytes(config) * (options.keep + 2),  # beside the last ones: the best, the one before the decay
-        steps.steps * seconds_per_step,
+        seconds,
     )
     check_disk(folder, cost.disk)
     explain(resolved, config, steps, cost, machine.world)

@@ -23,7 +23,7 @@ from gptloom.stages.derive import Steps, count_steps
 from gptloom.stages.joining import asks_for_processes, join_training, launched
 from gptloom.stages.machine import check_room, use_machine
 from gptloom.stages.pretrain import train_in
-from gptloom.stages.settings import loop_settings, schedule_of
+from gptloom.stages.settings import loop_settings, schedule_of, step_sizes
 from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task, stored_options
 from gptloom.stages.text import DATA, reopen_shards
 from gptloom.stages.trained import TrainedRun
@@ -186,13 +186,14 @@ def _wanted_steps(given: ResumeOptions, options: PretrainOptions, folder: Path, 
     if all(budget is None for budget in budgets):
         return Steps(before.steps, "as planned")
     train = [event for event in read_events(folder / EVENTS) if event["type"] == "train"]
-    context = options.context
-    assert options.batch_tokens is not None and context is not None
+    assert options.context is not None
+    length, sizes = options.row_tokens(options.context), step_sizes(options)
     shards = reopen_shards(options, folder / DATA)
-    batches = TokenBatches(shards.train, context, options.batch_tokens // context, options.seed)
+    batches = TokenBatches(shards.train, length, sizes, options.seed)
     seconds = batches.tokens_per_step / train[-1]["tokens_per_second"] if train else 1.0
     return count_steps(
-        batches.tokens_per_step,
+        sizes,
+        length,
         batches.tokens_per_epoch,
         seconds,
         max_steps=given.max_steps,
@@ -209,6 +210,9 @@ def _where_to_go_on(options: PretrainOptions, before: RunState, steps: Steps, ke
         return last, before.begin
     if steps.steps < last:
         raise UserError(Problem(f"the run has done {last} steps already", mend=f"a budget of more than {last} steps"))
+    if options.decay_tokens is not None:
+        say(f"going on from step {last}: the learning rate follows --decay-tokens, however long the run")
+        return last, before.begin
     if options.schedule == "trapezoid":
         planned = schedule_of(options, before.steps, before.begin)
         early = [step for step in kept if step <= before.steps - planned.decay]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
+from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import training_flops_per_token
 from gptloom.train.optimizers import OptimizerSettings
 from gptloom.train.run import LoopSettings
@@ -22,19 +23,50 @@ def loop_settings(
         clip=options.clip,
         seed=options.seed,
         log_every=options.log_every,
-        flops_per_token=float(training_flops_per_token(config)),
+        flops_per_token=float(training_flops_per_token(config, options.row_tokens(config.context))),
         peak_flops=peak_flops,
     )
 
 
 def schedule_of(options: PretrainOptions, steps: int, begin: int = 0) -> Schedule:
-    """The schedule over the steps from ``begin`` to ``steps``."""
-    assert options.schedule is not None and options.warmup is not None and options.final_lr is not None
-    warmup = min(options.warmup, (steps - begin) // 2)
+    """The schedule over the steps from ``begin`` to ``steps``; along a batch ramp it moves by the text trained on."""
+    assert options.schedule is not None and options.final_lr is not None
+    warmup = min(warmup_steps(options, begin), (steps - begin) // 2)
     decay = (
         min(round(options.decay * (steps - begin)), steps - begin - warmup) if options.schedule == "trapezoid" else 0
     )
-    return Schedule(steps, warmup, options.schedule, options.final_lr, decay, begin)
+    clock = step_sizes(options).before if options.batch_ramp else float
+    return Schedule(steps, warmup, options.schedule, options.final_lr, decay, begin, decay_end(options), clock)
+
+
+def step_sizes(options: PretrainOptions) -> StepSizes:
+    """The rows of each step."""
+    assert options.batch_tokens is not None and options.context is not None
+    length = options.row_tokens(options.context)
+    if not options.batch_ramp:
+        return StepSizes(options.batch_tokens // length)
+    first, over = options.batch_ramp
+    return StepSizes(options.batch_tokens // length, first // length, -(-over // length))
+
+
+def warmup_steps(options: PretrainOptions, begin: int = 0) -> int:
+    """The steps from ``begin`` on in which the learning rate rises."""
+    if options.warmup_tokens is None:
+        assert options.warmup is not None
+        return options.warmup
+    return _steps_for(options, options.warmup_tokens, begin)
+
+
+def decay_end(options: PretrainOptions) -> int | None:
+    """The step at which the learning rate has come down, where that is not the end of the run."""
+    return None if options.decay_tokens is None else _steps_for(options, options.decay_tokens)
+
+
+def _steps_for(options: PretrainOptions, tokens: int, begin: int = 0) -> int:
+    """The fewest steps from ``begin`` on that train on ``tokens``."""
+    assert options.context is not None
+    sizes = step_sizes(options)
+    return sizes.steps_for(sizes.before(begin) + tokens / options.row_tokens(options.context)) - begin
 
 
 def optimizer_settings(options: PretrainOptions) -> OptimizerSettings:
@@ -46,5 +78,6 @@ def optimizer_settings(options: PretrainOptions) -> OptimizerSettings:
         embedding_lr=options.embedding_lr,
         beta1=options.beta1,
         beta2=options.beta2,
+        eps=options.epsilon,
         weight_decay=options.weight_decay,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, read_config
+from gptloom.data.batch import Batch
 from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards
 from gptloom.model.counting import count_parameters
@@ -23,11 +24,14 @@ from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.stages.architecture import SHAPE, fields_of, named_preset
 from gptloom.stages.band import Row
+from gptloom.stages.goal import held_out_batches, objective_for
 from gptloom.stages.machine import Machine, spread
+from gptloom.stages.settings import step_sizes
 from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.train.assemble import fresh_model, model_from
+from gptloom.train.objective import Objective
 from gptloom.train.parallel import Parallel, check_heads, check_rows
 from gptloom.train.run import EVENTS
 
@@ -54,6 +58,15 @@ class Task:
         """Validation losses to expect, of the recipe."""
         return band_of(self.resolved.options)
 
+    @property
+    def objective(self) -> Objective:
+        """What a step minimises."""
+        return objective_for(self.resolved.options, self.parallel)
+
+    def held_out(self, rows: int) -> Iterator[Batch]:
+        """The validation text in batches of ``rows``, each time the same."""
+        return held_out_batches(self.resolved.options, self.config, self.shards, self.tokenizer, rows)
+
     def new_model(self) -> Transformer:
         """A model as the training begins with it: fresh from the seed, or the base's weights."""
         if self.base is None:
@@ -75,15 +88,15 @@ def open_task(
     resolved = asked or stored_options(folder)
     options = resolved.options
     config = ModelConfig(**found["config"])
-    assert options.batch_tokens is not None
-    rows = options.batch_tokens // config.context
+    length, sizes = options.row_tokens(config.context), step_sizes(options)
     parallel = spread(options, machine.world, machine.device)
     opened: list[tuple[TrainingShards, Tokenizer]] = []
 
     def open_data() -> None:
         _check_shape(options, config, folder)
         check_heads(config, parallel.tensor)
-        check_rows(rows, config.context, parallel.data_size)
+        check_rows(sizes.rows(0), length, parallel.data_size)
+        check_rows(sizes.full, length, parallel.data_size)
         opened.append((reopen_shards(options, folder / DATA), load_tokenizer(folder / TOKENIZER)))
 
     machine.world.all_do(open_data)
@@ -93,7 +106,7 @@ def open_task(
         config,
         tokenizer,
         shards,
-        TokenBatches(shards.train, config.context, rows, options.seed),
+        TokenBatches(shards.train, length, sizes, options.seed),
         machine.dtype,
         parallel,
         Path(found["base"]) if found["base"] else None,

@@ -15,8 +15,8 @@ import torch
 import gptloom
 from gptloom.config.generate import SamplingOptions
 from gptloom.data.batch import Batch
-from gptloom.data.batches import eval_batches
 from gptloom.evaluation.perplexity import id_bytes
+from gptloom.generation.fill_mask import fill_masks
 from gptloom.generation.language_model import LanguageModel
 from gptloom.generation.plain import write_plainly
 from gptloom.model.counting import count_parameters
@@ -26,6 +26,7 @@ from gptloom.observe.machine import machine_info
 from gptloom.observe.readers import make_readers
 from gptloom.observe.terminal import ProgressReader, say
 from gptloom.stages.band import Band
+from gptloom.stages.goal import expected_first_loss
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine
 from gptloom.stages.settings import optimizer_settings
@@ -35,7 +36,7 @@ from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.hooks import Evaluate, Patience, Save, due
 from gptloom.train.loop import fit
-from gptloom.train.objective import NextToken
+from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer
 from gptloom.train.out_of_memory import Levers, halvings, rows_of_a_pass
 from gptloom.train.reproducible import record
@@ -105,7 +106,7 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
     hooks += [_shown_to(reader) for reader in readers]
     way_back = prepare_guard(run, task)
     try:
-        fit(run, NextToken(run.parallel.cross_entropy), way_back.batch, model, optimizer, [*hooks, *callbacks])
+        fit(run, task.objective, way_back.batch, model, optimizer, [*hooks, *callbacks])
     finally:
         for reader in readers:
             reader.close()
@@ -124,8 +125,8 @@ def prepare_guard(run: Run, task: Task) -> WayBack:
         return find_levers(now, task.config, machine)
 
     run.levers = levers
-    run.guard.chance = math.log(task.config.vocab_size)
-    run.describe = lambda batch: describe_worst(run, task.tokenizer, batch)
+    run.guard.chance = expected_first_loss(options, task.config)
+    run.describe = lambda batch: describe_worst(run, task.objective, task.tokenizer, batch)
     run.way_back = WayBack(task.batches, restore, events)
     return run.way_back
 
@@ -172,12 +173,14 @@ def describe(task: Task, run: Run, folder: Path) -> About:
 
 
 def _validator(task: Task) -> Callable[[Run], Validation]:
-    options, valid = task.resolved.options, task.shards.valid
-    assert valid is not None and isinstance(options.micro_batch, int)
-    rows, sizes = options.micro_batch, id_bytes(task.tokenizer, task.config.vocab_size)
+    options = task.resolved.options
+    assert isinstance(options.micro_batch, int)
+    rows = options.micro_batch
+    # Bits per byte are of a text that is predicted as a whole, from the bytes that its ids stand for.
+    sizes = id_bytes(task.tokenizer, task.config.vocab_size) if options.objective == "next" else None
 
     def held_out(run: Run) -> Validation:
-        batches = eval_batches(valid, task.config.context, rows)
+        batches = eval_batches(valid, task.batches.context, rows)
         return validate(
             NextToken(run.parallel.cross_entropy),
             run.model,
@@ -192,28 +195,30 @@ def _validator(task: Task) -> Callable[[Run], Validation]:
 
 
 @torch.no_grad()
-def describe_worst(run: Run, tokenizer: Tokenizer, batch: Batch, rows: int = 3, characters: int = 150) -> str:
+def describe_worst(
+    run: Run, objective: Objective, tokenizer: Tokenizer, batch: Batch, rows: int = 3, characters: int = 150
+) -> str:
     """The rows of a batch that the model finds hardest, with their losses, as text cut to ``characters`` each."""
     assert isinstance(run.model, Transformer)
     run.model.eval()
-    losses: list[float] = []
-    for micro in batch.split(rows_of_a_pass(run) or len(batch.ids)):
-        micro = micro.to(run.device)
-        hiddens = run.model.hidden(micro.ids)
-        losses += [
-            float(
-                run.parallel.cross_entropy(hidden, run.model.head_weight, targets, cap=run.model.config.logit_softcap)
-            )
-            / len(targets)
-            for hidden, targets in zip(hiddens, micro.targets, strict=True)
-        ]
+    losses = []
+    for row in batch.split(1):
+        counts, sums = objective.count(row), objective.loss(run.model, row.to(run.device))
+        losses.append(sum(float(sums[term]) / counts[term] for term in sums if counts[term]))
     hardest = sorted(range(len(losses)), key=lambda row: losses[row] if math.isfinite(losses[row]) else math.inf)
     texts = {row: tokenizer.decode(batch.ids[row].tolist()) for row in hardest[::-1][:rows]}
     return "\n".join(f"row {row}, loss {losses[row]:.3f}: {text[:characters]!r}" for row, text in texts.items())
 
 
+def filled(model: Transformer, tokenizer: Tokenizer, text: str) -> str:
+    """The likeliest words for each mask of a text, and how likely they are."""
+    (found,) = fill_masks(model, tokenizer, [text], top=3)
+    masks = (", ".join(f"{word.text} {word.probability:.0%}" for word in words) for words in found.masks)
+    return " · ".join(masks)
+
+
 class Sample:
-    """Continues the prompts at every evaluation, from a seed of the run and nothing else."""
+    """Continues the prompts at every evaluation, or fills their masks; from a seed of the run and nothing else."""
 
     def __init__(self, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int, every: int, seed: int) -> None:
         self.tokenizer, self.prompts, self.tokens, self.every, self.seed = tokenizer, prompts, tokens, every, seed
@@ -225,7 +230,9 @@ class Sample:
         run.model.eval()
         options = SamplingOptions(max_tokens=self.tokens, temperature=0.8, seed=self.seed)
         for prompt in self.prompts:
-            if run.parallel.sharded:  # all processes write together
+            if run.model.config.mask == "bidirectional":
+                text = filled(run.model, self.tokenizer, prompt)
+            elif run.parallel.sharded:  # all processes write together
                 text = write_plainly(run.model, self.tokenizer, prompt, options, run.device)
             else:
                 text = str(next(LanguageModel(run.model, self.tokenizer).complete([prompt], options))[0])

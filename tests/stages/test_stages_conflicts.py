@@ -194,7 +194,7 @@ def test_what_comes_from_a_recipe_says_so_and_how_to_be_rid_of_it() -> None:
     (found,) = problems(recipe="quickstart", schedule="cosine")
     assert "--decay is for" in found and "gptloom recipes copy quickstart" in found
     with pytest.raises(UserError) as refused, recipe_named(asked(recipe="shakespeare-char")):
-        check_warmup(100, 7)  # as when the length is known late
+        check_warmup(asked(recipe="shakespeare-char").options, 7)  # as when the length is known late
     assert "shakespeare-char.yaml" in str(refused.value)
 
 

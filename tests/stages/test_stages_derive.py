@@ -9,6 +9,7 @@ from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved, resolve
+from gptloom.data.step_sizes import StepSizes
 from gptloom.stages import choices
 from gptloom.stages.architecture import choose_model
 from gptloom.stages.choices import choose_optimization
@@ -27,6 +28,7 @@ from gptloom.stages.settings import schedule_of
 from gptloom.train.world import World
 
 NONE = {"max_steps": None, "max_epochs": None, "max_minutes": None, "max_train_tokens": None}
+ONE = StepSizes(1)
 NANO = ModelConfig(**preset("modern-nano"))
 
 
@@ -72,15 +74,15 @@ def test_rates_follow_gpt3s_table() -> None:
 
 
 def test_the_first_budget_reached_ends_the_run() -> None:
-    assert count_steps(100, 1000, 0.5, **{**NONE, "max_steps": 7}).steps == 7
-    assert count_steps(100, 1000, 0.5, **{**NONE, "max_epochs": 2.5}).steps == 25
-    assert count_steps(100, 1000, 0.5, **{**NONE, "max_minutes": 1}).steps == 120
-    assert count_steps(100, 1000, 0.5, **{**NONE, "max_train_tokens": 950}).steps == 10
-    both = count_steps(100, 1000, 0.5, **{**NONE, "max_steps": 7, "max_epochs": 0.5})
+    assert count_steps(ONE, 100, 1000, 0.5, **{**NONE, "max_steps": 7}).steps == 7
+    assert count_steps(ONE, 100, 1000, 0.5, **{**NONE, "max_epochs": 2.5}).steps == 25
+    assert count_steps(ONE, 100, 1000, 0.5, **{**NONE, "max_minutes": 1}).steps == 120
+    assert count_steps(ONE, 100, 1000, 0.5, **{**NONE, "max_train_tokens": 950}).steps == 10
+    both = count_steps(ONE, 100, 1000, 0.5, **{**NONE, "max_steps": 7, "max_epochs": 0.5})
     assert (both.steps, both.rule) == (5, "0.5 passes")
-    assert count_steps(100, 1000, 0.5, **NONE).rule == "4 passes"
-    assert count_steps(100, 10**9, 0.5, **NONE).steps == 1200
-    assert count_steps(100, 1000, 1e9, **{**NONE, "max_minutes": 1}).steps == 1
+    assert count_steps(ONE, 100, 1000, 0.5, **NONE).rule == "4 passes"
+    assert count_steps(ONE, 100, 10**9, 0.5, **NONE).steps == 1200
+    assert count_steps(ONE, 100, 1000, 1e9, **{**NONE, "max_minutes": 1}).steps == 1
 
 
 def test_a_schedule_fits_whatever_the_run() -> None:
