@@ -18,9 +18,10 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import layout_for, layout_of
+from gptloom.model.layouts.layout import TRAINING_FIELDS
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
-from gptloom.model.weight_files import INDEX_FILE, WEIGHTS_FILE
+from gptloom.model.weight_files import INDEX_FILE, WEIGHTS_FILE, WeightFiles
 from gptloom.model.weight_writer import write_tensors
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ GENERATION_FILE = "generation_config.json"
 LINEAGE_FILE = "gptloom.json"
 LINEAGE_VERSION = 1
 SHARD_BYTES = 5_000_000_000
-
-# What a layout's config.json has no place for, since it changes training only.
-TRAINING_FIELDS = ("dropout", "init")
 
 
 def save_model(
@@ -66,7 +64,10 @@ def save_model(
         ValueError: the state's names are not those of ``config``.
     """
     state = model.state_dict() if isinstance(model, Transformer) else model
-    expected = {name for rule in layout_for(config).rules(config) for name in rule.ours}
+    layout = layout_for(config)
+    if problems := layout.unfit(config):
+        raise UserError(*problems)
+    expected = {name for rule in layout.rules(config) for name in rule.ours}
     if set(state) != expected:
         raise ValueError(f"state and config disagree about {sorted(set(state) ^ expected)}")
     empty = {name: state.empty(name) if isinstance(state, StoredWeights) else state[name].to("meta") for name in state}
@@ -147,13 +148,16 @@ def read_config(folder: Path) -> ModelConfig:
     """What the model of ``folder`` is: its config.json, and from ``gptloom.json`` what only training asks for.
 
     Raises:
-        UserError: no config.json, broken JSON, an unknown family, or fields that gptloom cannot honour.
+        UserError: no config.json, broken JSON, an unknown family, fields that gptloom cannot honour, or damaged weights
+            where only they say which heads the model has.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(Problem(f"there is no {CONFIG_FILE}: not a model folder", str(folder)))
     raw = read_json(path)
-    config = layout_of(raw, str(path)).from_config(raw, str(path))
+    layout = layout_of(raw, str(path))
+    with_weights = layout.has_optional_heads and any(folder.glob("*.safetensors"))
+    config = layout.from_config(raw, str(path), WeightFiles(folder).shapes if with_weights else None)
     trained = read_lineage(folder).get("model", {})
     return ModelConfig(**config.model_dump() | {name: trained[name] for name in TRAINING_FIELDS if name in trained})
 

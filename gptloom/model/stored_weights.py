@@ -34,6 +34,7 @@ class StoredWeights(Mapping[str, Tensor]):
             self._empty = Transformer(config).state_dict()
         self._place: dict[str, tuple[Rule, int]] = {}  # our name -> what it is stored in, and as which of its parts
         self._stored: dict[str, str] = {}  # names as the layout spells them -> as the files do
+        self._copies: dict[str, str] = {}  # what a tied head may be stored beside
         if self._files.sharded:  # by several processes of a training: under our names, nothing fused or transposed
             shapes = {name: tuple(tensor.shape) for name, tensor in self._empty.items()}
             self._check(shapes, {name: name for name in self._files.shapes})
@@ -41,15 +42,14 @@ class StoredWeights(Mapping[str, Tensor]):
         layout = layout_for(config)
         self._stored = layout.canonical(self._files.shapes)
         shapes = {name: tuple(tensor.shape) for name, tensor in layout.to_tensors(self._empty, config)}
-        tied = {"lm_head.weight"} if config.tied_head else set()
-        self._check(shapes, {name: spelled for name, spelled in self._stored.items() if name not in tied})
+        self._copies = layout.copies(config)
+        self._check(shapes, {name: spelled for name, spelled in self._stored.items() if name not in self._copies})
         for rule in layout.rules(config):
             self._place |= {name: (rule, index) for index, name in enumerate(rule.ours)}
 
     def __enter__(self) -> StoredWeights:
         self._files.__enter__()
-        if self._config.tied_head and "lm_head.weight" in self._stored:
-            self._check_tied()
+        self._check_copies()
         return self
 
     def __exit__(
@@ -67,7 +67,7 @@ class StoredWeights(Mapping[str, Tensor]):
         if self._files.sharded:
             return self._files.read(name)
         rule, index = self._place[name]
-        return rule.read(self._files.read(self._stored[rule.theirs]))[index]
+        return rule.read(self._read(rule.theirs))[index]
 
     def box(self, name: str, offsets: Sequence[int], shape: Sequence[int]) -> Tensor:
         """The part of a tensor that is ``shape`` large from ``offsets`` on; no more of the files is read than that."""
@@ -93,8 +93,16 @@ class StoredWeights(Mapping[str, Tensor]):
         if problems:
             raise UserError(*problems)
 
-    def _check_tied(self) -> None:
-        head = self._files.read(self._stored["lm_head.weight"])
-        if not torch.equal(head, self["embedding.weight"]):
-            text = "tie_word_embeddings is true, but lm_head.weight is stored and differs from the embedding"
-            raise UserError(Problem(text, str(self._folder / CONFIG_FILE), 'set "tie_word_embeddings": false there'))
+    def _check_copies(self) -> None:
+        """``UserError`` naming every tensor that config.json says is a copy of another and is not."""
+        problems = []
+        for copy, original in self._copies.items():
+            if copy in self._stored and not torch.equal(self._read(copy), self._read(original)):
+                text = f"tie_word_embeddings is true, but {copy} is stored and differs from {original}"
+                mend = 'set "tie_word_embeddings": false there'
+                problems.append(Problem(text, str(self._folder / CONFIG_FILE), mend))
+        if problems:
+            raise UserError(*problems)
+
+    def _read(self, theirs: str) -> Tensor:
+        return self._files.read(self._stored[theirs])

@@ -8,16 +8,40 @@ from gptloom.config.model import ModelConfig, preset, presets
 from gptloom.model.layouts import LAYOUTS, layout_for, layout_of
 from gptloom.model.transformer import Transformer
 
-BASE = {"gpt2": preset("gpt2"), "modern": preset("modern-nano"), "fast": preset("fast-nano")}
+BASE = {
+    "gpt1": preset("gpt1"),
+    "gpt2": preset("gpt2"),
+    "gpt3": preset("gpt3-small"),
+    "neox": preset("neox-20b") | {"rotary_dim": 4},
+    "bert": preset("bert-tiny"),
+    "modern": preset("modern-nano"),
+    "fast": preset("fast-nano"),
+}
+GPT2_WRONG = {
+    "activation_function": "silu",
+    "scale_attn_weights": False,
+    "scale_attn_by_inverse_layer_idx": True,
+    "reorder_and_upcast_attn": True,
+    "add_cross_attention": True,
+    "embd_pdrop": 0.3,
+    "quantization_config": {"bits": 4},
+}
 WRONG = {
-    "gpt2": {
-        "activation_function": "relu",
-        "scale_attn_weights": False,
-        "scale_attn_by_inverse_layer_idx": True,
-        "reorder_and_upcast_attn": True,
-        "add_cross_attention": True,
-        "attn_pdrop": 0.3,
+    "gpt1": {"afn": "silu", "embd_pdrop": 0.3},
+    "gpt2": GPT2_WRONG,
+    "gpt3": GPT2_WRONG | {"banded": "some"},
+    "neox": {
+        "hidden_act": "silu",
+        "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.0},
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
         "quantization_config": {"bits": 4},
+    },
+    "bert": {
+        "hidden_act": "silu",
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "position_embedding_type": "relative_key",
+        "type_vocab_size": 0,
     },
     "modern": {
         "hidden_act": "gelu",
@@ -94,8 +118,8 @@ def test_what_a_layout_cannot_hold_is_refused_by_name(family: str, change: dict,
 
 
 def test_an_unknown_model_type_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'llama'.*gpt2, qwen3, nanochat"):
-        layout_of({"model_type": "llama"})
+    with pytest.raises(UserError, match=r"'t5'.*openai-gpt, gpt2, gptloom-gpt3, gpt_neox, bert, .*qwen3, nanochat"):
+        layout_of({"model_type": "t5"})
     with pytest.raises(UserError, match="model_type None"):
         layout_of({})
 

@@ -7,12 +7,32 @@ from typing import Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.model.layouts.bert import BertLayout
+from gptloom.model.layouts.gpt1 import GPT1Layout
 from gptloom.model.layouts.gpt2 import GPT2Layout
+from gptloom.model.layouts.gpt3 import GPT3Layout
+from gptloom.model.layouts.gpt_neo import GPTNeoLayout
 from gptloom.model.layouts.layout import Layout
+from gptloom.model.layouts.llama import LlamaLayout
+from gptloom.model.layouts.mistral import MistralLayout
 from gptloom.model.layouts.nanochat import NanoChatLayout
+from gptloom.model.layouts.neox import NeoXLayout
+from gptloom.model.layouts.qwen2 import Qwen2Layout
 from gptloom.model.layouts.qwen3 import Qwen3Layout
 
-LAYOUTS: tuple[Layout, ...] = (GPT2Layout(), Qwen3Layout(), NanoChatLayout())
+LAYOUTS: tuple[Layout, ...] = (
+    GPT1Layout(),
+    GPT2Layout(),
+    GPT3Layout(),
+    NeoXLayout(),
+    BertLayout(),
+    GPTNeoLayout(),
+    LlamaLayout(),
+    MistralLayout(),
+    Qwen2Layout(),
+    Qwen3Layout(),
+    NanoChatLayout(),
+)
 
 
 def layout_for(config: ModelConfig) -> Layout:

@@ -6,7 +6,7 @@ Layouts know plain tensors and JSON only; files are the business of ``model/stor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,12 @@ from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+
+# What matters to training only; most families' config.json has no place for it.
+TRAINING_FIELDS = ("dropout", "attention_dropout", "init")
+
+# Fields that follow from another: where that one cannot be held, it alone is named.
+FOLLOW = {"qkv_bias": "bias", "out_bias": "bias", "mlp_bias": "bias", "rotary_dim": "positions", "window": "banded"}
 
 
 def _same_write(tensors: list[Tensor]) -> Tensor:
@@ -27,7 +33,10 @@ def _same_read(tensor: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of the folder, the tensors of the ``Transformer`` it holds, and the way there and back."""
+    """One tensor of the folder, the tensors of the ``Transformer`` it holds, and the way there and back.
+
+    A folder may hold a tensor of ours more than once; the last rule is the one that is read.
+    """
 
     theirs: str
     ours: tuple[str, ...]
@@ -38,9 +47,10 @@ class Rule:
 class Fields:
     """Reads one ``config.json``, gathering everything that cannot be honoured so that it is said at once."""
 
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+    def __init__(self, raw: Mapping[str, Any], where: str, stored: Collection[str] | None = None) -> None:
         self._raw = raw
         self.where = where
+        self.stored = stored  # names of the tensors beside it, where they are known
         self.problems: list[Problem] = []
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -58,6 +68,21 @@ class Fields:
         if value not in allowed:
             expected = " or ".join(repr(choice) for choice in allowed)
             self.problems.append(Problem(f"{name} is {value!r}; gptloom has only {expected}", self.where))
+
+    def choice(self, name: str, table: Mapping[str, str], default: str) -> str:
+        """Our word for the field's value, by ``table`` from theirs to ours; a value that is not there is a problem."""
+        value = self.get(name, default)
+        for theirs, ours in table.items():
+            if value == theirs:
+                return ours
+        known = " or ".join(repr(theirs) for theirs in table)
+        self.problems.append(Problem(f"{name} is {value!r}; gptloom has only {known}", self.where))
+        return table[default]
+
+    def dropouts(self, residual: str, attention: str, default: float) -> dict[str, Any]:
+        """``dropout`` and ``attention_dropout`` from the two fields of those names; None where they are the same."""
+        dropout, of_weights = self.get(residual, default), self.get(attention, default)
+        return {"dropout": dropout, "attention_dropout": None if of_weights == dropout else of_weights}
 
     def each_must_be(self, name: str, allowed: str) -> None:
         """Every entry of a list is ``allowed`` (absent and null count as such), else the list is a problem."""
@@ -86,7 +111,10 @@ class Layout(ABC):
     architecture: ClassVar[str]
     prefix: ClassVar[str]  # of every tensor but the head; folders saved without it are understood
     embedding: ClassVar[str]  # their name of the token embedding
+    head: ClassVar[str] = "lm_head.weight"  # their name of the output matrix
+    bare: ClassVar[tuple[str, ...]] = ("lm_head.",)  # how the names of tensors without the prefix begin
     fixed: ClassVar[Mapping[str, Any]]  # fields of ModelConfig that this family has in one form only
+    has_optional_heads: ClassVar[bool] = False  # whether only the stored tensors say which heads a model has
 
     @abstractmethod
     def describe(self, config: ModelConfig) -> dict[str, Any]:
@@ -105,12 +133,30 @@ class Layout(ABC):
         """The tensors before and after the blocks, without the head."""
 
     def unfit(self, config: ModelConfig) -> list[Problem]:
-        """Why ``config`` cannot be written in this layout: one problem a field."""
+        """Why ``config`` cannot be written in this layout: one problem for each field that would not come back."""
+        raw = self.describe(config) | {"tie_word_embeddings": config.tied_head}
+        try:
+            held = self.from_config(raw, stored=[rule.theirs for rule in self.rules(config)])
+        except UserError as error:
+            return [Problem(problem.what, mend=problem.mend) for problem in error.problems]
+        lost = {
+            name: value
+            for name, value in held
+            if value != getattr(config, name) and name not in ("family", *TRAINING_FIELDS)
+        }
         return [
             Problem(f"{name} is {getattr(config, name)!r}; the {self.model_type} layout holds only {value!r}")
-            for name, value in self.fixed.items()
-            if getattr(config, name) != value
+            for name, value in lost.items()
+            if FOLLOW.get(name) not in lost
         ]
+
+    def architecture_of(self, config: ModelConfig) -> str:
+        """The class of ``transformers`` that opens it."""
+        return self.architecture
+
+    def heads_of(self, names: Collection[str]) -> dict[str, Any]:
+        """The fields of a ``ModelConfig`` that only the names of the stored tensors tell."""
+        return {}
 
     def to_config(
         self, config: ModelConfig, dtype: str = "float32", eot_id: int | None = None, pad_id: int | None = None
@@ -125,28 +171,31 @@ class Layout(ABC):
         problems = self.unfit(config)
         if problems:
             raise UserError(*problems)
+        text_ends = eot_id if config.mask == "causal" else None  # an encoder writes nothing that could end
         return {
-            "architectures": [self.architecture],
+            "architectures": [self.architecture_of(config)],
             "model_type": self.model_type,
             **self.describe(config),
             "tie_word_embeddings": config.tied_head,
-            "bos_token_id": eot_id,
-            "eos_token_id": eot_id,
+            "bos_token_id": text_ends,
+            "eos_token_id": text_ends,
             "pad_token_id": pad_id,
             # Both spellings: transformers 5 and vLLM read dtype, what is older reads torch_dtype.
             "dtype": dtype,
             "torch_dtype": dtype,
         }
 
-    def from_config(self, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """The ``ModelConfig`` of a config.json.
+    def from_config(
+        self, raw: Mapping[str, Any], where: str = "config.json", stored: Collection[str] | None = None
+    ) -> ModelConfig:
+        """The ``ModelConfig`` of a config.json, with the names of the ``stored`` tensors beside it where they are known.
 
         Fields that the family's class in ``transformers`` does not know are ignored there and here.
 
         Raises:
             UserError: every field that asks for something gptloom does not have, at once.
         """
-        fields = Fields(raw, where)
+        fields = Fields(raw, where, stored)
         for name in ("quantization_config", "auto_map"):
             if fields.get(name):
                 fields.problems.append(
@@ -157,8 +206,8 @@ class Layout(ABC):
         try:
             config = ModelConfig(family=self.family, **self.fixed, **values)
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                name = ".".join(str(part) for part in detail["loc"])
+            by_field = {str(detail["loc"][0]): detail for detail in reversed(error.errors(include_url=False))}
+            for name, detail in reversed(by_field.items()):  # one each: a field of several types fails once for each
                 fields.problems.append(Problem(f"{name} is {detail['input']!r}: {detail['msg']}", where))
         except UserError as error:
             fields.problems += [Problem(problem.what, where, problem.mend) for problem in error.problems]
@@ -172,15 +221,24 @@ class Layout(ABC):
         for index in range(config.n_layer):
             yield from self.block_rules(config, index)
         if not config.tied_head:
-            yield Rule("lm_head.weight", ("head.weight",))
+            yield Rule(self.head, ("head.weight",))
+
+    def copies(self, config: ModelConfig) -> dict[str, str]:
+        """Tensors that a folder may hold beside those of ``rules`` -> the one of which each must be a copy."""
+        return {self.head: self.embedding} if config.tied_head else {}
 
     def canonical(self, stored: Iterable[str]) -> dict[str, str]:
-        """Names as ``rules`` spells them -> names as stored: a bare model is saved without the prefix."""
-        return {
-            name if name.startswith((self.prefix, "lm_head.")) else self.prefix + name: name
-            for name in stored
-            if not self.is_buffer(name)
-        }
+        """Names as ``rules`` spells them -> names as stored, without buffers."""
+        names: dict[str, str] = {}
+        for name in stored:
+            if not self.is_buffer(name):
+                spelled = self.spelled(name)
+                names[name if spelled in names else spelled] = name  # the second of two stays what it is: left over
+        return names
+
+    def spelled(self, name: str) -> str:
+        """A stored name as ``rules`` spells it: a bare model is saved without the prefix."""
+        return name if name.startswith((self.prefix, *self.bare)) else self.prefix + name
 
     def is_buffer(self, name: str) -> bool:
         """Whether a stored tensor is no weight: old files carry tables that are computed today."""
