@@ -24,6 +24,7 @@ _PUBLIC = {
     "generate": "gptloom.cli.generate:generate",
     "fill_mask": "gptloom.cli.fill_mask:fill_mask",
     "evaluate": "gptloom.cli.evaluate:evaluate",
+    "import_model": "gptloom.cli.import_model:import_model",
     "tokenizer_train": "gptloom.cli.tokenizer:tokenizer_train",
     "tokenizer_show": "gptloom.cli.tokenizer:tokenizer_show",
     "tokenizer_report": "gptloom.cli.tokenizer:tokenizer_report",

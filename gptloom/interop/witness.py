@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 import gptloom
-from gptloom.interop.receipt import Prompt
+from gptloom.config.errors import Problem, VerificationError
+from gptloom.interop.receipt import Prompt, Witness
 from gptloom.model.folder import CONFIG_FILE, read_json
 from gptloom.model.store import load_model
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import Tokenizer
+
+Encode = Callable[[str], list[int]]
 
 OUTPUTS = {  # what the classes of transformers call what a receipt compares
     "logits": "logits",
@@ -31,16 +35,27 @@ OUTPUTS = {  # what the classes of transformers call what a receipt compares
 class OurModel:
     """A model folder by gptloom's own reading and code."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer | None = None, rounded: torch.dtype | None = None) -> None:
-        """``rounded``: take the weights through this dtype first, as a conversion to it does."""
-        self._folder, self._tokenizer, self._rounded = folder, tokenizer, rounded
-        self.name = f"gptloom {gptloom.__version__}'s own reading of {folder.name}"
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer | None = None,
+        rounded: torch.dtype | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        """``rounded``: take the weights through this dtype first, as a conversion to it does. ``vocab_size``: answer for
+        the first so many ids, where the other witness has no more."""
+        self._folder, self._tokenizer, self._rounded, self._vocab_size = folder, tokenizer, rounded, vocab_size
+        self.name = f"gptloom {gptloom.__version__}"
 
     @torch.inference_mode()
     def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
         model, _ = load_model(self._folder, dtype=self._rounded)
         model.float()
-        return [our_outputs(model, torch.tensor([prompt.ids])) for prompt in prompts]
+        outputs = [our_outputs(model, torch.tensor([prompt.ids])) for prompt in prompts]
+        for output in outputs:
+            if "logits" in output:
+                output["logits"] = output["logits"][:, : self._vocab_size]
+        return outputs
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
         return None if self._tokenizer is None else self._tokenizer.encode_batch(list(texts))
@@ -52,10 +67,13 @@ class TheirModel:
     ``why_not`` says beforehand whether there is such a class here.
     """
 
-    def __init__(self, folder: Path, rounded: torch.dtype | None = None) -> None:
-        """``rounded``: take the weights through this dtype first, as a conversion to it does."""
-        self._folder, self._rounded = folder, rounded
-        self.name = f"transformers {version('transformers')} on {folder.name}, eager attention"
+    def __init__(
+        self, folder: Path, rounded: torch.dtype | None = None, encode: Encode | Literal["auto"] | None = "auto"
+    ) -> None:
+        """``rounded``: take the weights through this dtype first, as a conversion to it does. ``encode`` gives the ids of
+        a text: by default the tokenizer that ``transformers`` finds in the folder; None: there is none."""
+        self._folder, self._rounded, self._encode = folder, rounded, encode
+        self.name = f"transformers {version('transformers')}, eager attention"
 
     @staticmethod
     def why_not(folder: Path) -> str | None:
@@ -70,15 +88,21 @@ class TheirModel:
     @torch.inference_mode()
     def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
         with _quiet():
-            model = self._open()
-        return [_their_outputs(model(input_ids=torch.tensor([prompt.ids]))) for prompt in prompts]
+            try:
+                model = self._open()
+                outputs = [_their_outputs(model(input_ids=torch.tensor([prompt.ids]))) for prompt in prompts]
+            except Exception as error:  # of whatever kind: another library's code on what may be a stranger's files
+                what = f"transformers {version('transformers')} cannot compute with it: {type(error).__name__}: {error}"
+                raise VerificationError(
+                    Problem(what, str(self._folder), "--no-verify; the receipt will say so")
+                ) from error
+        del model
+        gc.collect()  # its modules know each other: without this the next witness would find it still in memory
+        return outputs
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
-        from transformers import AutoTokenizer
-
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-        return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        encode = their_encode(self._folder) if self._encode == "auto" else self._encode
+        return None if encode is None else [encode(text) for text in texts]
 
     def _open(self) -> Any:
         """The model by the named class; by its body, where only that is stored: a head of fresh numbers is no witness."""
@@ -98,7 +122,42 @@ class TheirModel:
             if not missing:
                 return model.float().eval()
             del model
-        raise ValueError(f"transformers finds no {', '.join(missing[:5])} in {self._folder}")
+        raise ValueError(f"it finds no {', '.join(missing[:5])}")
+
+
+def reference_of(
+    folder: Path, tokenizer: Tokenizer | None = None, rounded: torch.dtype | None = None
+) -> tuple[Witness, list[str]]:
+    """The best witness that there is of a model folder, and what a receipt should say of the choice.
+
+    ``transformers`` where it is installed and has the architecture, else our own reading. ``tokenizer``: how gptloom
+    reads that of the folder; None where there is nothing to compare. ``rounded``: as the witnesses have it.
+    """
+    reason = TheirModel.why_not(folder)
+    if reason is not None:
+        return OurModel(folder, tokenizer, rounded), [f"{reason}: compared with gptloom's own reading of the source"]
+    if tokenizer is None:
+        return TheirModel(folder, rounded, None), []
+    try:
+        return TheirModel(folder, rounded, their_encode(folder)), []
+    except Exception as error:  # of whatever kind: a tokenizer that transformers cannot read
+        reason = f"transformers cannot open the tokenizer ({type(error).__name__}: {str(error).splitlines()[0]})"
+        note = f"{reason}: token ids compared with gptloom's own reading of the source"
+        return TheirModel(folder, rounded, tokenizer.encode), [note]
+
+
+def their_encode(folder: Path) -> Encode:
+    """Text -> ids, nothing added, by the tokenizer that ``transformers`` finds in a folder; its errors where it finds none."""
+    from transformers import AutoTokenizer
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    return encode
 
 
 def our_outputs(model: Transformer, ids: Tensor) -> dict[str, Tensor]:

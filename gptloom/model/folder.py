@@ -60,9 +60,10 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
-        for path in partial.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
         _sync_folder(partial)
         _swap(partial, folder)
     finally:

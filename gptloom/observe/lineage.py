@@ -27,7 +27,7 @@ class Ancestor:
     parents: list[Ancestor] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        about = {key: self.record.get(key) for key in ("stage", "run", "step", "tokens", "data_hash", "metrics")}
+        about = {key: self.record.get(key) for key in ("stage", "run", "step", "tokens", "data_hash", "metrics", "source")}
         parents = [parent.as_json() for parent in self.parents]
         return {"path": str(self.path), "hash": self.hash, "note": self.note, **about, "parents": parents}
 
@@ -58,7 +58,8 @@ def _branches(node: Ancestor, indent: str) -> Iterator[str]:
 def _label(node: Ancestor) -> str:
     about = [node.hash[:12]]
     if node.record.get("stage"):
-        about.append(f"{node.record['stage']} to step {node.record.get('step', 0):,}")
+        step = node.record.get("step")
+        about.append(node.record["stage"] + (f" to step {step:,}" if step is not None else ""))
     return f"{node.path}  ({', '.join(about + ([node.note] if node.note else []))})"
 
 
