@@ -122,8 +122,9 @@ def check_warmup(options: PretrainOptions, steps: int) -> None:
     if options.warmup is not None and options.warmup > max(1, steps // 2):
         what = f"--warmup {options.warmup} is longer than the run of {steps:,} steps allows, half of it"
         raise UserError(Problem(what, mend=f"--warmup {choose_warmup(steps).value}, or a longer run"))
-    if options.batch_tokens is None or options.context is None:
-        return  # what tokens are in steps is not known yet
+    unknown = options.warmup is None and options.warmup_tokens is None
+    if unknown or options.batch_tokens is None or options.context is None:
+        return  # what the warm-up is, or what tokens are in steps, is chosen later
     warmup, end = warmup_steps(options), decay_end(options)
     if options.warmup_tokens is not None and warmup > max(1, steps // 2):
         what = (
