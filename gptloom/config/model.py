@@ -49,6 +49,14 @@ class RopeScaling(BaseModel):
     )
     truncate: bool = Field(True, description="yarn: the ramp begins and ends at whole pairs")
 
+    @model_validator(mode="after")
+    def _check(self) -> RopeScaling:
+        if self.kind != "linear" and self.original_context is None:
+            raise ValueError("needs original_context, the context of the first training")
+        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError("high_freq_factor is not above low_freq_factor")
+        return self
+
 
 class ModelConfig(BaseModel):
     """One Transformer, every family: GPT-1, GPT-2, GPT-3, GPT-NeoX, BERT, Llama, ``modern`` differ here only."""
@@ -123,6 +131,7 @@ class ModelConfig(BaseModel):
         for name in ("qkv_bias", "out_bias", "mlp_bias"):
             if values.get(name) is None:
                 values[name] = values.get("bias", False)
+        values["bias"] = all(values[name] for name in ("qkv_bias", "out_bias", "mlp_bias"))
         if values.get("positions", "rotary") == "rotary":
             values["rotary_dim"] = values.get("rotary_dim") or values["head_dim"]
         return values

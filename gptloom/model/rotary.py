@@ -21,35 +21,39 @@ def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> 
     wide = torch.promote_types(dtype, torch.float32)
     frequencies = rotary_frequencies(config, wide, positions.device)
     angles = positions[:, None, :, None].to(wide) * frequencies
-    factor = _attention_factor(config.rope_scaling)
+    factor = score_factor(config.rope_scaling)
     return angles.cos() * factor, angles.sin() * factor
 
 
 def rotary_frequencies(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[K/2] turns of each pair per position, in radians, scaled as ``config.rope_scaling`` says."""
-    size = config.rotary_dim
+    """[K/2] turns of each pair per position, in radians, scaled as ``config.rope_scaling`` says.
+
+    In fp32 the last bit of a frequency is a hundredth of a turn at position 100,000, and published models were trained
+    with these roundings: the order of the operations is that of ``transformers``, so that no bit differs.
+    """
+    size, scaling = config.rotary_dim, config.rope_scaling
     exponent = torch.arange(0, size, 2, device=device, dtype=torch.int64).to(dtype) / size
-    frequencies = 1.0 / config.rope_theta**exponent
-    scaling = config.rope_scaling
+    stride = config.rope_theta**exponent  # positions a radian
+    frequencies = 1.0 / stride
     if scaling is None:
         return frequencies
-    slowed = frequencies / scaling.factor
     if scaling.kind == "linear":
-        return slowed
-    original = scaling.original_context or config.context
+        return frequencies / scaling.factor
+    original = scaling.original_context
+    assert original is not None
     if scaling.kind == "llama3":  # Llama 3.1: long wavelengths are stretched, short ones kept, a ramp between
         wavelength = 2 * math.pi / frequencies
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         kept = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-        return slowed * (1 - kept) + frequencies * kept
+        return (1 - kept) * frequencies / scaling.factor + kept * frequencies
     # YaRN (Peng et al. 2023, section 3.2): pairs that turn often within the first context are kept, slow ones stretched.
     first, last = (_pair_with_turns(turns, original, config) for turns in (scaling.beta_fast, scaling.beta_slow))
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, size - 1)
     pairs = torch.arange(size // 2, device=device, dtype=dtype)
-    stretched = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
-    return slowed * stretched + frequencies * (1 - stretched)
+    kept = 1 - ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
+    return 1.0 / (scaling.factor * stride) * (1 - kept) + frequencies * kept
 
 
 def _pair_with_turns(turns: float, original: int, config: ModelConfig) -> float:
@@ -57,13 +61,19 @@ def _pair_with_turns(turns: float, original: int, config: ModelConfig) -> float:
     return config.rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
 
 
-def _attention_factor(scaling: RopeScaling | None) -> float:
-    """What YaRN multiplies queries and keys by (Peng et al. 2023, equation 22); 1 for all others."""
+def yarn_temperature(factor: float, weight: float = 1.0) -> float:
+    """What YaRN multiplies queries and keys by in a context ``factor`` times as long (Peng et al. 2023, equation 22).
+
+    The paper has ``weight`` 1; DeepSeek-V2 has the quotient of two such numbers of different weights.
+    """
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def score_factor(scaling: RopeScaling | None) -> float:
+    """What queries and keys are multiplied by, each: 1 but for YaRN."""
     if scaling is None or scaling.kind != "yarn":
         return 1.0
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    return 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+    return yarn_temperature(scaling.factor) if scaling.attention_factor is None else scaling.attention_factor
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
