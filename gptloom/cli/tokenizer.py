@@ -34,20 +34,25 @@ class TextOptions(Options):
 
 class TrainOptions(TextOptions, OverwriteOption, JsonOption, QuietOption):
     out: Annotated[str, Metavar("FOLDER")] = Field(description="folder to write the tokenizer to")
-    kind: Literal["bpe", "chars", "bytes", "words"] = Field("bpe", description="what a token is")
+    kind: Literal["bpe", "wordpiece", "chars", "bytes", "words"] = Field("bpe", description="what a token is")
+    cased: bool = Field(False, description="of wordpiece: letters keep their case and accents")
     vocab_size: int | None = Field(
         None, gt=0, description="number of ids, special tokens included (default: from the amount of text)"
     )
 
 
 class ShowOptions(JsonOption, QuietOption):
-    tokenizer: Annotated[str, POSITIONAL] = Field(description="tokenizer, model or run folder, file, or gpt2")
+    tokenizer: Annotated[str, POSITIONAL] = Field(
+        description="tokenizer, model or run folder, file, gpt2, gpt1 or bert"
+    )
     text: list[str] = Field(min_length=1, description="texts whose tokens are shown; - reads standard input")
     special: bool = Field(False, description="special tokens spelled in the text are special")
 
 
 class ReportOptions(TextOptions, JsonOption, QuietOption):
-    tokenizer: Annotated[str, POSITIONAL] = Field(description="tokenizer, model or run folder, file, or gpt2")
+    tokenizer: Annotated[str, POSITIONAL] = Field(
+        description="tokenizer, model or run folder, file, gpt2, gpt1 or bert"
+    )
     compare: Annotated[list[str], Metavar("TOKENIZER")] = Field([], description="further tokenizers to compare with")
 
 
@@ -61,7 +66,12 @@ def train(resolved: Resolved[TrainOptions]) -> Tokenizer:
         raise UserError(Problem("is a file, not a folder", where=options.out, mend="give another --out"))
     if (out / "tokenizer.json").exists() and not options.overwrite:
         raise UserError(Problem("holds a tokenizer already", where=options.out, mend="another --out, or --overwrite"))
-    tokenizer = train_tokenizer(options.kind, (piece.text for piece in _documents(options)), options.vocab_size)
+    tokenizer = train_tokenizer(
+        options.kind,
+        (piece.text for piece in _documents(options)),
+        options.vocab_size,
+        lowercase=False if options.cased else None,
+    )
     tokenizer.save(out)
     return tokenizer
 
@@ -154,7 +164,10 @@ def _figures(measured: TokenizerReport) -> list[tuple[str, str]]:
         ("tokens per word", f"{measured.tokens_per_word:.3f}"),
         ("ids that never occur", f"{measured.unused_ids:,} ({measured.unused_share:.1%})"),
         ("unknown tokens", f"{measured.unknown_tokens:,}"),
-        ("texts that do not come back", f"{measured.round_trip_failures:,}"),
+        (
+            "texts that do not come back",
+            f"{measured.round_trip_failures:,}" + ("" if measured.lossless else " (this kind cleans a text)"),
+        ),
     ]
 
 

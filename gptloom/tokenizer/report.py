@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any, Protocol
 
-from gptloom.tokenizer.layout import UNKNOWN
 from gptloom.tokenizer.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 22  # text held and encoded at a time
@@ -69,12 +68,14 @@ class TokenizerReport:
     """A tokenizer measured on a text.
 
     ``tokens_per_word`` is its fertility; a word is a run without white space. Unused ids are those of ordinary tokens
-    that never occur in the text; special tokens are not counted among them. ``unknown_tokens`` counts ``<|unk|>``.
+    that never occur in the text; special tokens are not counted among them. ``unknown_tokens`` counts ``<|unk|>``. Bytes
+    are those of the text, also where ``lossless`` is False: the tokenizer cleans the text and drops its spacing.
     """
 
     kind: str
     hash: str
     vocab_size: int
+    lossless: bool
     documents: int
     characters: int
     bytes: int
@@ -163,6 +164,7 @@ def _assembled(
         kind=tokenizer.kind,
         hash=tokenizer.hash,
         vocab_size=tokenizer.vocab_size,
+        lossless=tokenizer.lossless,
         documents=totals["documents"],
         characters=totals["characters"],
         bytes=n_bytes,
@@ -173,7 +175,7 @@ def _assembled(
         tokens_per_word=tokens / max(totals["words"], 1),
         unused_ids=unused,
         unused_share=unused / len(ordinary),
-        unknown_tokens=counts[tokenizer.special_tokens[UNKNOWN]] if UNKNOWN in tokenizer.special_tokens else 0,
+        unknown_tokens=counts[tokenizer.unk_id] if tokenizer.unk_id is not None else 0,
         longest=[_row(tokenizer, token_id, counts[token_id]) for token_id in by_length[:LISTED]],
         most_frequent=[_row(tokenizer, token_id, counts[token_id]) for token_id in by_count[:LISTED]],
         round_trip_failures=totals["failures"],

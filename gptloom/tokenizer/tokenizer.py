@@ -15,12 +15,15 @@ import tokenizers
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
-from gptloom.tokenizer.layout import END_OF_TEXT, PAD, UNKNOWN, letter_bytes
+from gptloom.tokenizer.layout import CONTINUES, END_OF_TEXT, PAD, WORD_END, letter_bytes
 from gptloom.tokenizer.pieces import PIECE_CHARACTERS, cut_text
 
-KINDS = ("bpe", "gpt2", "characters", "bytes", "words", "other")
+KINDS = ("bpe", "gpt2", "gpt1", "wordpiece", "characters", "bytes", "words", "other")
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+_PARTS_OF_WORDS = ("wordpiece", "gpt1")  # kinds that clean a text and drop its spacing
+# Parts of a tokenizer.json of kind `other` that lose more of a text than its border or its Unicode form.
+_LOSING = re.compile(r'"(BertNormalizer|Lowercase|StripAccents|BertPreTokenizer|Whitespace|WhitespaceSplit|Removed)"')
 
 
 class Tokenizer:
@@ -29,10 +32,16 @@ class Tokenizer:
     Immutable, safe to share between threads, and picklable, so that worker processes can be handed one.
 
     Attributes:
-        kind: ``bpe``, ``gpt2``, ``characters``, ``bytes``, ``words``, or ``other`` (anything else that was loaded).
+        kind: ``bpe``, ``gpt2``, ``gpt1``, ``wordpiece``, ``characters``, ``bytes``, ``words``, or ``other`` (anything
+            else that was loaded).
         vocab_size: highest id + 1, special tokens included.
-        eot_id: id of the token between documents, ``<|endoftext|>`` except for some of kind ``other``.
-        pad_id: id of ``<|pad|>``; None where the vocabulary has none (GPT-2's): a mask alone tells padding.
+        eot_id: id of the token between documents: ``<|endoftext|>``, but ``[SEP]`` for ``wordpiece``, the line end for
+            ``gpt1``, whose vocabulary has no token of its own for it, and the ``eos_token`` for some of kind ``other``.
+        pad_id: id of the padding token; None where the vocabulary has none (GPT-2's): a mask alone tells padding.
+        unk_id: id of what stands for the unknown; None where nothing is unknown.
+        cls_id: id of the token before a text (``[CLS]``), None where there is none; so are sep_id and mask_id.
+        sep_id: id of the token after a text or sentence (``[SEP]``).
+        mask_id: id of the token that hides another (``[MASK]``).
         special_tokens: spelling → id of every special token.
     """
 
@@ -40,6 +49,10 @@ class Tokenizer:
     vocab_size: int
     eot_id: int
     pad_id: int | None
+    unk_id: int | None
+    cls_id: int | None
+    sep_id: int | None
+    mask_id: int | None
     special_tokens: dict[str, int]
 
     def __init__(
@@ -83,9 +96,18 @@ class Tokenizer:
         self.special_tokens = {
             added[token_id].content: token_id for token_id in sorted(added) if added[token_id].special
         }
-        self.special_tokens.setdefault(eot_token, self._vocab[eot_token])
+        if kind != "gpt1":  # whose end of text is a line end, which a text may hold too
+            self.special_tokens.setdefault(eot_token, self._vocab[eot_token])
         self.eot_id = self._vocab[eot_token]
-        self.pad_id = self.special_tokens.get(PAD)
+        self.unk_id = self._vocab.get(self._json["model"].get("unk_token"))
+        pad_id = self._named("pad_token", PAD)
+        self.pad_id = None if pad_id == self.eot_id else pad_id
+        self.cls_id, self.sep_id, self.mask_id = (self._named(f"{role}_token") for role in ("cls", "sep", "mask"))
+
+    def _named(self, role: str, usual: str | None = None) -> int | None:
+        """The id of what ``tokenizer_config.json`` calls ``role``, else of ``usual`` where that is a special token."""
+        token = spelling(self._config.get(role))
+        return self._vocab.get(token) if token else self.special_tokens.get(usual or "")
 
     @cached_property
     def _special(self) -> tokenizers.Tokenizer:
@@ -150,7 +172,7 @@ class Tokenizer:
         Raises:
             ValueError: an id is negative or not below `vocab_size`.
         """
-        if self.kind == "other" and not self._is_byte_level:
+        if self.kind in _PARTS_OF_WORDS or (self.kind == "other" and not self._is_byte_level):
             return self._plain.decode([self._checked(token_id) for token_id in ids], skip_special_tokens=skip_special)
         table = self._bytes_without_special if skip_special else self._bytes_with_special
         return b"".join([table[self._checked(token_id)] for token_id in ids]).decode("utf-8", errors="replace")
@@ -158,16 +180,43 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes an id stands for: joined over the ids of a text they are its UTF-8.
 
-        Empty for special tokens and for ids without a token. For kind ``other`` with a decoder that is not byte level,
-        what that decoder adds or strips at the borders of a text is not in here.
+        Empty for special tokens and for ids without a token. Where a tokenizer is not `lossless` they are those of what
+        it kept of the text: ``gpt1`` has a space after each word, ``wordpiece`` one before it. For kind ``other`` with a
+        decoder that is not byte level, what that decoder adds or strips at the borders of a text is not in here.
         """
         return self._bytes_without_special[self._checked(token_id)]
+
+    @cached_property
+    def lossless(self) -> bool:
+        """Whether tokens stand for the text itself; if not (cleaned, lower-cased), their bytes are not the text's."""
+        if self.kind != "other":
+            return self.kind not in _PARTS_OF_WORDS
+        return not _LOSING.search(json.dumps([self._json.get("normalizer"), self._json.get("pre_tokenizer")]))
+
+    def is_start(self, token_id: int) -> bool:
+        """Whether a token begins a word, for masking whole words; a special token is a word by itself.
+
+        For ``wordpiece`` that is every entry without ``##``. Elsewhere it is one that begins with white space, so the
+        first word of a text counts as a start only by its place.
+
+        Raises:
+            ValueError: for ``gpt1``, where only the token before tells; for an id outside the vocabulary.
+        """
+        if self.kind == "gpt1":
+            raise ValueError("a token of GPT-1's does not tell whether it begins a word: the one before does")
+        if self._checked(token_id) in self._special_ids or self.kind == "words":
+            return True
+        if self.kind == "wordpiece":
+            return not self._spellings.get(token_id, "").startswith(CONTINUES)
+        return self.token_bytes(token_id)[:1].isspace()
 
     def token_text(self, token_id: int) -> str:
         r"""A visible form of one token for tables and pictures: ``·the``, ``\n``, ``\xe2\x80``, ``<|endoftext|>``."""
         self._checked(token_id)
         if token_id in self._special_ids:
             return self._special_ids[token_id]
+        if self.kind in _PARTS_OF_WORDS:
+            return "".join(_visible(character) for character in self._spellings.get(token_id, ""))
         text = self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
         return "".join(_visible(character) for character in text)
 
@@ -179,6 +228,10 @@ class Tokenizer:
     @cached_property
     def _special_ids(self) -> dict[int, str]:
         return {token_id: content for content, token_id in self.special_tokens.items()}
+
+    @cached_property
+    def _spellings(self) -> dict[int, str]:
+        return {token_id: token for token, token_id in self._vocab.items()}
 
     @cached_property
     def _is_byte_level(self) -> bool:
@@ -202,6 +255,10 @@ class Tokenizer:
     def _bytes_of(self, token: str, token_id: int) -> bytes:
         if token_id in self._added_ids or self.kind in ("characters", "words"):
             return token.encode("utf-8")
+        if self.kind == "gpt1":
+            return token.replace(WORD_END, " ").encode("utf-8")
+        if self.kind == "wordpiece":
+            return (token.removeprefix(CONTINUES) if token.startswith(CONTINUES) else f" {token}").encode("utf-8")
         if self._is_byte_level:
             values = letter_bytes()
             known = all(letter in values for letter in token)
@@ -221,14 +278,27 @@ class Tokenizer:
         for name, content in ((TOKENIZER_FILE, self._json), (CONFIG_FILE, self._saved_config())):
             write_text(folder / name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template with which a conversation becomes text, where the model came with one (its default one)."""
+        template = self._config.get("chat_template")
+        if isinstance(template, list):  # several, each with a name
+            return next((one.get("template") for one in template if one.get("name") == "default"), None)
+        return template
+
     def _saved_config(self) -> dict[str, Any]:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._config}
-        config.setdefault("eos_token", self._eot_token)
-        if self.pad_id is not None:
-            config.setdefault("pad_token", PAD)
-        if UNKNOWN in self.special_tokens:
-            config.setdefault("unk_token", UNKNOWN)
+        roles = {"pad_token": self.pad_id, "unk_token": self.unk_id}
+        if self.kind not in _PARTS_OF_WORDS:  # whose own programs know no end of text
+            roles["eos_token"] = self.eot_id
+        config = {**{role: self._spellings[i] for role, i in roles.items() if i is not None}, **config}
         return {**config, "gptloom_kind": self.kind}
+
+
+def spelling(token: object) -> str | None:
+    """The text of a token that a ``tokenizer_config.json`` names: a string, or an object with its ``content``."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return str(content) if content else None
 
 
 def raise_on_surrogates(texts: Sequence[str]) -> None:

@@ -1,11 +1,10 @@
-"""Training a tokenizer on text: byte-level BPE, characters, bytes, words."""
+"""Training a tokenizer on text: byte-level BPE, WordPiece, characters, bytes, words."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
@@ -15,46 +14,53 @@ from gptloom.tokenizer import layout
 from gptloom.tokenizer.layout import END_OF_TEXT, PAD, UNKNOWN
 from gptloom.tokenizer.pieces import cut_text
 from gptloom.tokenizer.tokenizer import Tokenizer, raise_on_surrogates
+from gptloom.tokenizer.train_wordpiece import train_wordpiece
+from gptloom.tokenizer.training_text import (
+    LARGEST_DEFAULT,
+    CountedPieces,
+    check_smallest,
+    check_text,
+    default_vocab_size,
+    too_large,
+)
 
-TRAINED_KINDS = ("bpe", "chars", "bytes", "words")
-SMALLEST_DEFAULT, LARGEST_DEFAULT = 512, 32768
+__all__ = ["TRAINED_KINDS", "default_vocab_size", "train_tokenizer"]
+
+TRAINED_KINDS = ("bpe", "wordpiece", "chars", "bytes", "words")
 _BYTE_SPECIALS = (END_OF_TEXT, PAD)  # nothing is unknown to a tokenizer of bytes
 _PIECE_SPECIALS = (END_OF_TEXT, PAD, UNKNOWN)
 
 
-def default_vocab_size(n_bytes: int) -> int:
-    """The vocabulary size for a BPE trained on ``n_bytes`` of UTF-8 text: a power of two from 512 to 32,768.
-
-    The power of two nearest to ``1024 · (n_bytes / 10^6)^0.7``: 1.1 MB → 1,024, 2.5 MB → 2,048, 60 MB → 16,384. A text
-    shows new words ever more rarely as it grows (Heaps' law), so a vocabulary of fixed share would fill with rare ones;
-    and each entry needs enough occurrences to learn its embedding from: here some 1,000 bytes of text an entry at 1 MB,
-    4,000 at 100 MB. A small model also pays for every entry with a row of parameters and of the output product.
-    """
-    if n_bytes <= 0:
-        return SMALLEST_DEFAULT
-    exponent = round(math.log2(1024 * (n_bytes / 1e6) ** 0.7))
-    return min(max(2**exponent, SMALLEST_DEFAULT), LARGEST_DEFAULT)
-
-
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+def train_tokenizer(
+    kind: str, texts: Iterable[str], vocab_size: int | None, *, lowercase: bool | None = None
+) -> Tokenizer:
     """Train a tokenizer; equal texts give the equal tokenizer, id for id, on any machine.
 
     Args:
-        kind: ``bpe`` (byte-level BPE with GPT-2's splitting), ``chars``, ``bytes`` or ``words``.
-        texts: documents, read once; of ``bpe`` only the counts of distinct words are kept.
-        vocab_size: number of ids, special tokens included. None: for ``bpe`` `default_vocab_size` of the text's bytes
-            or what the text fills, for ``chars`` every character, for ``words`` the 32,768 most frequent.
+        kind: ``bpe`` (byte-level BPE with GPT-2's splitting), ``wordpiece`` (BERT's), ``chars``, ``bytes`` or ``words``.
+        texts: documents, read once; of ``bpe`` and ``wordpiece`` only the counts of distinct words are kept.
+        vocab_size: number of ids, special tokens included. None: for ``bpe`` and ``wordpiece`` `default_vocab_size` of
+            the text's bytes or what the text fills, for ``chars`` every character, for ``words`` the 32,768 most
+            frequent.
+        lowercase: of ``wordpiece``: whether letters lose case and accents (None: they do).
 
     Returns:
         Ids of bytes, merges, characters or words first, then ``<|endoftext|>``, ``<|pad|>`` and, where there are
-        unknown things (``chars``, ``words``), ``<|unk|>``.
+        unknown things (``chars``, ``words``), ``<|unk|>``. For ``wordpiece`` first ``[PAD]`` (id 0), ``[UNK]``,
+        ``[CLS]``, ``[SEP]`` and ``[MASK]``, then the characters and the merged pieces.
 
     Raises:
-        UserError: unknown kind, no text, a size below the kind's smallest or above what the text can fill.
+        UserError: unknown kind, no text, a size below the kind's smallest or above what the text can fill, ``lowercase``
+            for another kind.
     """
     trainers_by_kind = {"bpe": _train_bpe, "chars": _train_characters, "bytes": _train_bytes, "words": _train_words}
-    if kind not in trainers_by_kind:
+    if kind not in TRAINED_KINDS:
         raise UserError(Problem(f'no tokenizer of kind "{kind}" can be trained', mend=nearest(kind, TRAINED_KINDS)))
+    if kind == "wordpiece":
+        return train_wordpiece(texts, vocab_size, lowercase=lowercase is not False)
+    if lowercase is not None:
+        what = f"a tokenizer of kind {kind} keeps the text as it is: it is cased anyway"
+        raise UserError(Problem(what, where="--cased", mend="leave --cased out, or --kind wordpiece"))
     return trainers_by_kind[kind](texts, vocab_size)
 
 
@@ -70,8 +76,8 @@ def _train_bpe(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     """
     alphabet = sorted(layout.byte_letters())
     smallest = len(alphabet) + 1 + len(_BYTE_SPECIALS)
-    _check_smallest(vocab_size, smallest, "bpe: 256 bytes, one merge and the special tokens")
-    counter = _CountedPieces(texts)
+    check_smallest(vocab_size, smallest, "bpe: 256 bytes, one merge and the special tokens")
+    counter = CountedPieces(texts)
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -81,33 +87,14 @@ def _train_bpe(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(counter, trainer)
-    _check_text(counter.n_bytes)
+    check_text(counter.n_bytes)
     # A smaller BPE of the same text is the beginning of a larger one, so the default size, known only now, is a cut.
     wanted = vocab_size or default_vocab_size(counter.n_bytes)
     vocab, merges = _first_merges(alphabet, json.loads(backend.to_str())["model"]["merges"], wanted)
     reached = len(vocab) + len(_BYTE_SPECIALS)
     if vocab_size is not None and reached < vocab_size:
-        raise _too_large(
-            vocab_size, reached, "bpe", "every pair of tokens that occurs at least twice is merged by then"
-        )
+        raise too_large(vocab_size, reached, "bpe", "every pair of tokens that occurs at least twice is merged by then")
     return _finished("bpe", vocab, _BYTE_SPECIALS, merges)
-
-
-class _CountedPieces:
-    """Iterates over the parts of all texts and counts their bytes; cut small, they split into words in parallel."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = texts
-        self.n_bytes = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            try:
-                self.n_bytes += len(text.encode("utf-8"))
-            except UnicodeEncodeError:
-                raise_on_surrogates([text])
-                raise
-            yield from cut_text(text)
 
 
 def _first_merges(
@@ -162,16 +149,16 @@ def _counts(texts: Iterable[str], split: Callable[[str], list[str]]) -> Counter[
         raise_on_surrogates([text])
         for piece in cut_text(text):
             counts.update(split(piece))
-    _check_text(len(counts))
+    check_text(len(counts))
     return counts
 
 
 def _most_frequent(kind: str, counts: Counter[str], vocab_size: int | None, limit: int | None) -> list[str]:
     """The entries that fit beside the special tokens, by falling count, then by code points."""
-    _check_smallest(vocab_size, 1 + len(_PIECE_SPECIALS), f"{kind}: one entry and the special tokens")
+    check_smallest(vocab_size, 1 + len(_PIECE_SPECIALS), f"{kind}: one entry and the special tokens")
     reached = len(counts) + len(_PIECE_SPECIALS)
     if vocab_size is not None and vocab_size > reached:
-        raise _too_large(vocab_size, reached, kind, f"it holds {len(counts)} different {kind}")
+        raise too_large(vocab_size, reached, kind, f"it holds {len(counts)} different {kind}")
     size = vocab_size or limit or reached
     ordered = sorted(counts, key=lambda entry: (-counts[entry], entry))
     return ordered[: size - len(_PIECE_SPECIALS)]
@@ -190,21 +177,3 @@ def _finished(
     if kind == "words":
         return Tokenizer(layout.words(vocab, special), kind)
     return Tokenizer(layout.byte_level(vocab, merges or (), special), kind)
-
-
-def _check_smallest(vocab_size: int | None, smallest: int, why: str) -> None:
-    if vocab_size is not None and vocab_size < smallest:
-        what = f"{vocab_size} is less than the smallest vocabulary, {smallest} ({why})"
-        raise UserError(Problem(what, where="--vocab-size", mend=f"--vocab-size {smallest} or more"))
-
-
-def _check_text(amount: int) -> None:
-    if not amount:
-        raise UserError(
-            Problem("there is no text to train the tokenizer on", mend="give --data with files that hold text")
-        )
-
-
-def _too_large(vocab_size: int, reached: int, kind: str, why: str) -> UserError:
-    what = f"the text fills {reached} entries ({why}), {vocab_size} are asked for"
-    return UserError(Problem(what, where="--vocab-size", mend=f"--vocab-size {reached}, or more text"))

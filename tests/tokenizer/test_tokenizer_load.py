@@ -11,7 +11,7 @@ import tokenizers
 
 from gptloom.config.errors import UserError
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from gptloom.tokenizer.load import guess_kind
+from gptloom.tokenizer.kinds import guess_kind
 
 TEXT = "To be, or not to be: that is the question.\n" * 3
 KINDS = {"bpe": "bpe", "chars": "characters", "bytes": "bytes", "words": "words"}
