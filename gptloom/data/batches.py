@@ -7,7 +7,6 @@ packed one after the other with end-of-text between them and attention may look 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,25 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from gptloom.data.batch import Batch
-from gptloom.data.order import MixedOrder, hash_words, skip_excluded
+from gptloom.data.order import hash_words
+from gptloom.data.ordered import OrderedBatches, WindowPlace, weighted
 from gptloom.data.shards import TokenShards
 from gptloom.data.step_sizes import StepSizes
 
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class WindowPlace:
-    """Where one row of a batch comes from."""
-
-    position: int  # in the data order, counted from the start of the run; what ``excluded`` takes
-    source: int  # index among the weighted sources
-    epoch: int  # how many times that source had been read before
-    start: int  # first input id, in the source's tokens
-    end: int  # one past the last target
-
-
-class TokenBatches:
+class TokenBatches(OrderedBatches):
     """The global batch of every step, as a pure function of (seed, step, excluded).
 
     Windows lie end to end, so every target is trained on once per epoch, apart from fewer than 2 T tokens at the two
@@ -49,41 +38,13 @@ class TokenBatches:
         seed: int,
     ) -> None:
         """``shards``: one sequence, or several with weights (2.0: read twice per pass; 0.5: half of it per pass)."""
-        self.sources = [(shards, 1.0)] if isinstance(shards, TokenShards) else list(shards)
-        self.context = context
-        self.sizes = StepSizes(windows_per_step) if isinstance(windows_per_step, int) else windows_per_step
-        self.seed = seed
-        for tokens, _ in self.sources:
+        sources = weighted(shards)
+        for tokens, _ in sources:
             if tokens.n_tokens < context + 1:
                 raise ValueError(f"{tokens.n_tokens} tokens are less than one window of {context} + 1")
         # One window less than would fit at shift 0, so that shifts up to T-1 fit as well.
-        self._n_windows = [max(1, tokens.n_tokens // context - 1) for tokens, _ in self.sources]
-        weights = [weight for _, weight in self.sources]
-        self._order = MixedOrder(list(zip(self._n_windows, weights, strict=True)), seed)
-
-    @property
-    def windows_per_epoch(self) -> int:
-        """Windows in one pass over the weighted sources."""
-        return self._order.windows_per_pass
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Targets in one pass over the weighted sources."""
-        return self.windows_per_epoch * self.context
-
-    @property
-    def windows_per_step(self) -> int:
-        """Rows of one batch; of a batch ramp, at its end."""
-        return self.sizes.full
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Targets in one batch; of a batch ramp, at its end."""
-        return self.windows_per_step * self.context
-
-    def epochs(self, step: int) -> float:
-        """Passes over the data when ``step`` steps are done."""
-        return self.sizes.before(step) / self.windows_per_epoch
+        self._n_windows = [max(1, tokens.n_tokens // context - 1) for tokens, _ in sources]
+        super().__init__(sources, self._n_windows, context, windows_per_step, seed)
 
     def batch(self, step: int, excluded: Sequence[int] = ()) -> Batch:
         """The global batch of a step (the first is 0), without the ``excluded`` positions of the order."""
@@ -106,9 +67,7 @@ class TokenBatches:
 
     def _places(self, step: int, excluded: Sequence[int]) -> tuple[Ints, Ints, Ints, Ints]:
         """(position, source, epoch, first id) of each row, [rows of the step] each."""
-        first, end = self.sizes.before(step), self.sizes.before(step + 1)
-        positions = skip_excluded(np.arange(first, end, dtype=np.int64), excluded)
-        sources, epochs, windows = self._order.windows(positions)
+        positions, sources, epochs, windows = self._windows(step, excluded)
         return positions, sources, epochs, windows * self.context + self._shifts(sources, epochs)
 
     def _shifts(self, sources: Ints, epochs: Ints) -> Ints:
