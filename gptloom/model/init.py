@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from gptloom.config.model import ModelConfig
 from gptloom.model.block import Block
 from gptloom.model.norm import LayerNorm, RMSNorm
 
@@ -40,6 +41,13 @@ def init_weights(model: Transformer, fill: Fill = in_place) -> None:
             fill(module.bias, nn.init.zeros_)
     if model.masked_head is not None:
         fill(model.masked_head.bias, nn.init.zeros_)
+
+
+def output_std(config: ModelConfig) -> float:
+    """Standard deviation of a fresh output matrix, which is the embedding where the head is tied."""
+    if config.init == "modern":
+        return min(0.02, 2.56 / config.d_model) if config.tied_head else 0.0
+    return {"fast": 0.001, "neox": math.sqrt(2 / (5 * config.d_model))}.get(config.init, 0.02)
 
 
 def _normal(std: float) -> Draw:
@@ -85,7 +93,7 @@ def _modern(model: Transformer) -> Callable[[nn.Module], Draw]:
     or the model would begin by being sure that every token repeats.
     """
     zero = _residual_outputs(model) | {model.head}
-    embedding_std = min(0.02, 2.56 / model.config.d_model) if model.config.tied_head else 0.02
+    embedding_std = output_std(model.config) if model.config.tied_head else 0.02
 
     def draw(module: nn.Module) -> Draw:
         if isinstance(module, nn.Embedding):
@@ -105,7 +113,7 @@ def _fast(model: Transformer) -> Callable[[nn.Module], Draw]:
         if isinstance(module, nn.Embedding):
             return _normal(1.0)
         if module is model.head:
-            return _normal(0.001)
+            return _normal(output_std(model.config))
         return nn.init.zeros_ if module in outputs else partial(nn.init.uniform_, a=-bound, b=bound)
 
     return draw

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import SIZES, ModelConfig, preset
+from gptloom.config.model import SIZED_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.data.batch import Batch
 from gptloom.model.counting import count_parameters
 from gptloom.model.transformer import Transformer
@@ -95,11 +94,10 @@ def check_memory(
     """UserError, naming what would fit, when a process needs more bytes than ``there`` are; ``shards``: it has all yet."""
     if there is None or needed <= there:
         return
-    family = config.family if config.family != "gpt2" else "modern"
     fitting = [
-        f"{family}-{size}"
-        for size in SIZES
-        if training_memory(ModelConfig(**preset(f"{family}-{size}")), micro_tokens, dtype) <= there
+        name
+        for name in family_presets(config.family if config.family in SIZED_FAMILIES else "modern")
+        if training_memory(ModelConfig(**preset(name)), micro_tokens, dtype) <= there
     ]
     levers = [f"--model {fitting[-1]}, the largest that fits" if fitting else "a machine with more memory"]
     rest = training_memory(config, micro_tokens, dtype, parts=1 << 30)
@@ -222,9 +220,10 @@ def want_compile(asked: bool | None, device: torch.device, seconds: float) -> tu
     )
 
 
-def check_first_loss(loss: float, vocab_size: int) -> None:
-    """UserError when an untrained model is not about as surprised as one that knows nothing: ln V."""
-    expected = math.log(vocab_size)
-    if not math.isfinite(loss) or abs(loss - expected) > 0.5:
-        what = f"the loss before the first step is {loss:.3f}, not about ln {vocab_size} = {expected:.3f}"
+def check_first_loss(loss: float, lowest: float, highest: float) -> None:
+    """UserError when an untrained model is not about as surprised as one that knows nothing."""
+    if not lowest <= loss <= highest:
+        what = (
+            f"the loss before the first step is {loss:.3f}; a fresh model's lies between {lowest:.2f} and {highest:.2f}"
+        )
         raise UserError(Problem(what, mend="--precision fp32; if it stays, report it: the initialisation is wrong"))

@@ -18,13 +18,13 @@ from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.model.store import check_vocabulary
 from gptloom.observe.terminal import human_count, human_time, say
-from gptloom.stages.architecture import Base, choose_config, open_base
+from gptloom.stages.architecture import Base, choose_config, open_base, settle_objective
 from gptloom.stages.choices import choose_optimization, choose_pace, settle_micro_batch
 from gptloom.stages.claim import Claim
 from gptloom.stages.conflicts import check_options, recipe_named
 from gptloom.stages.derive import Steps, count_steps, efficiency
-from gptloom.stages.goal import expected_first_loss
 from gptloom.stages.foresee import foresee_shards
+from gptloom.stages.goal import check_tokenizer_for, first_losses
 from gptloom.stages.joining import asked_world, asks_for_processes, join_training, launched
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine, foresee_machine, process_memory, use_machine
@@ -172,6 +172,7 @@ def dry_run(world: World, resolved: Resolved[PretrainOptions], folder: Path) -> 
 def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, folder: Path, claim: Claim | None = None) -> Plan:
     """Text, tokenizer, shards, model and optimization. All that is made is kept in the folder of ``claim``, if any."""
     base = open_base(resolved)
+    resolved = settle_objective(resolved, base)
     text = read_text(resolved.options)
     say(text.rule)
     if claim is not None:
@@ -182,6 +183,7 @@ def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, folder: Path
     # A dry run may look at the folder of a run that would be replaced: nothing of that is kept.
     kept = folder / TOKENIZER if claim is not None else folder / "none yet"
     tokenizer, resolved = choose_tokenizer(resolved, text, base.folder if base else None, kept)
+    check_tokenizer_for(resolved.options, tokenizer)
     if claim is None:
         shards = foresee_shards(text, tokenizer)
     else:
@@ -279,7 +281,7 @@ def _decide(
     if measured.note:
         say(measured.note)
     if task.base is None:
-        check_first_loss(measured.first_loss, expected_first_loss(task.resolved.options, task.config))
+        check_first_loss(measured.first_loss, *first_losses(task.resolved.options, task.config))
     if options.compile is None:
         resolved = resolved.derive("compile", measured.compiled, compile_rule)
     elif options.compile and not measured.compiled:

@@ -26,7 +26,7 @@ from gptloom.observe.machine import machine_info
 from gptloom.observe.readers import make_readers
 from gptloom.observe.terminal import ProgressReader, say
 from gptloom.stages.band import Band
-from gptloom.stages.goal import expected_first_loss
+from gptloom.stages.goal import knowing_nothing
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine
 from gptloom.stages.settings import optimizer_settings
@@ -125,7 +125,7 @@ def prepare_guard(run: Run, task: Task) -> WayBack:
         return find_levers(now, task.config, machine)
 
     run.levers = levers
-    run.guard.chance = expected_first_loss(options, task.config)
+    run.guard.chance = knowing_nothing(options, task.config)
     run.describe = lambda batch: describe_worst(run, task.objective, task.tokenizer, batch)
     run.way_back = WayBack(task.batches, restore, events)
     return run.way_back
@@ -180,11 +180,10 @@ def _validator(task: Task) -> Callable[[Run], Validation]:
     sizes = id_bytes(task.tokenizer, task.config.vocab_size) if options.objective == "next" else None
 
     def held_out(run: Run) -> Validation:
-        batches = eval_batches(valid, task.batches.context, rows)
         return validate(
-            NextToken(run.parallel.cross_entropy),
+            task.objective,
             run.model,
-            batches,
+            task.held_out(rows),
             id_bytes=sizes,
             limit=options.limit_batches,
             device=run.device,

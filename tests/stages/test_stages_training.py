@@ -38,11 +38,11 @@ def test_a_bad_batch_is_told_by_its_hardest_rows(tmp_path: Path) -> None:
     objective = NextToken()
     losses = [float(objective.loss(run.model, row)["next_token"].detach()) / 12 for row in batch.split(1)]
     hardest = sorted(range(5), key=lambda row: -losses[row])
-    told = describe_worst(run, BYTES, batch, rows=2, characters=8).splitlines()
+    told = describe_worst(run, NextToken(), BYTES, batch, rows=2, characters=8).splitlines()
     assert told == [f"row {row}, loss {losses[row]:.3f}: {f'row {row} sa'!r}" for row in hardest[:2]]
     with torch.no_grad():
         run.model.norm.weight.fill_(math.nan)
-    assert describe_worst(run, BYTES, batch).count("loss nan") == 3
+    assert describe_worst(run, NextToken(), BYTES, batch).count("loss nan") == 3
 
 
 def test_bits_per_byte_by_hand() -> None:
