@@ -26,11 +26,14 @@ class Batch:
     document_ids: Tensor | None = None  # int64 [B, T]: attention stays inside equal ids
     segment_ids: Tensor | None = None  # int64 [B, T]: BERT's sentence A / B
     padding_mask: Tensor | None = None  # bool [B, T]: True where there is a token, False where there is padding
+    # int64 [B]: whether B follows A in the text; 0 = it does, 1 = it does not, -1 = this row is no pair
+    pair_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, tensor in self._tensors().items():
-            if tensor.shape != self.ids.shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, ids have {tuple(self.ids.shape)}")
+            expected = self.ids.shape[:1] if name == "pair_labels" else self.ids.shape
+            if tensor.shape != expected:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(expected)} as the ids ask")
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -2,7 +2,8 @@
 
 A built folder holds ``train/*.bin``, ``valid/*.bin`` and ``manifest.json``. The work is divided into units: one large
 file, or a run of small ones; a unit is one shard a side, and the manifest is written anew after each. Every document is
-followed by end-of-text; ``<|endoftext|>`` spelled in a text stays text.
+followed by end-of-text; ``<|endoftext|>`` spelled in a text stays text. With a tokenizer that has [MASK] the text is
+encoded sentence by sentence and their lengths are written beside each shard (``gptloom.data.sentences``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.data.built import Built, Manifest, ShardEntry, Unit, load_built, read_manifest, write_manifest
 from gptloom.data.corpus import Corpus, CorpusFile, CorpusRequest, request_corpus, survey
 from gptloom.data.documents import PIECE_CHARACTERS, Document
+from gptloom.data.sentences import DOCUMENT_END, SentenceWriter, sentence_file, split_sentences
 from gptloom.data.shards import ShardWriter, id_dtype
 from gptloom.data.split import TRAIN, VALID, SplitChoice
 from gptloom.tokenizer import Tokenizer
@@ -32,7 +35,15 @@ FOLDERS = {TRAIN: "train", VALID: "valid"}
 
 Progress = Callable[[int, int], None]  # (bytes of text done, bytes of text in all)
 Sided = tuple[int, Document]  # a document, or a piece of one, with the side it belongs to
-Encoded = dict[int, tuple["array[int]", int]]  # side: (ids, UTF-8 bytes of their text)
+
+
+@dataclass
+class Encoded:
+    """What one side got from a batch of documents."""
+
+    ids: array[int]
+    sentences: array[int]  # tokens of each, 0 after a document; empty for a tokenizer without [MASK]
+    n_bytes: int = 0  # UTF-8 bytes of the text
 
 
 def build_shards(
@@ -64,7 +75,7 @@ def build_shards(
         encoding=encoding,
     )
     found = _reusable(request, tokenizer, out, overwrite)
-    if found is not None and found.finished and all(_is_there(out, unit) for unit in found.units):
+    if found is not None and found.finished and all(_is_there(out, unit, tokenizer) for unit in found.units):
         return load_built(out)
     return _build(survey(request), tokenizer, out, found, progress)
 
@@ -90,12 +101,15 @@ def _reusable(request: CorpusRequest, tokenizer: Tokenizer, out: Path, overwrite
         raise UserError(Problem(f"holds shards of {origin}", where=str(out), mend="--overwrite, or another --out"))
     for shard in shards:
         shard.unlink()
+        sentence_file(shard).unlink(missing_ok=True)
     return None
 
 
-def _is_there(out: Path, unit: Unit) -> bool:
-    """Whether the shards that the manifest lists exist (they got their names when they were complete)."""
-    return all((out / entry.file).exists() for entry in unit.shards())
+def _is_there(out: Path, unit: Unit, tokenizer: Tokenizer) -> bool:
+    """Whether the files that the manifest implies exist (they got their names when they were complete)."""
+    shards = [out / entry.file for entry in unit.shards()]
+    wanted = shards if tokenizer.mask_id is None else shards + [sentence_file(shard) for shard in shards]
+    return all(file.exists() for file in wanted)
 
 
 def _build(corpus: Corpus, tokenizer: Tokenizer, out: Path, found: Manifest | None, progress: Progress | None) -> Built:
@@ -120,7 +134,7 @@ def _build(corpus: Corpus, tokenizer: Tokenizer, out: Path, found: Manifest | No
             progress(done, corpus.n_bytes)
 
     for number, files in enumerate(_divide(corpus.files)):
-        if number < len(earlier) and _is_there(out, earlier[number]):
+        if number < len(earlier) and _is_there(out, earlier[number], tokenizer):
             unit = earlier[number]
             report(sum(file.n_bytes for file in files))
         else:
@@ -163,10 +177,16 @@ def _build_unit(
             side: stack.enter_context(ShardWriter(out / folder / name, dtype, tokenizer.hash))
             for side, folder in FOLDERS.items()
         }
+        sentences = {}
+        if tokenizer.mask_id is not None:
+            for side, writer in writers.items():
+                sentences[side] = stack.enter_context(SentenceWriter(writer.path))
         for encoded in _in_order(_batches(documents), tokenizer):
-            for side, (ids, n_bytes) in encoded.items():
-                writers[side].append(np.frombuffer(ids, dtype=dtype), n_bytes)
-            report(sum(n_bytes for _, n_bytes in encoded.values()))
+            for side, part in encoded.items():
+                writers[side].append(np.frombuffer(part.ids, dtype=dtype), part.n_bytes)
+                if part.sentences:
+                    sentences[side].append(np.frombuffer(part.sentences, dtype=part.sentences.typecode))
+            report(sum(part.n_bytes for part in encoded.values()))
     entries = {side: _entry(out, writer) for side, writer in writers.items()}
     return Unit(weight=files[0].source.weight, train=entries[TRAIN], valid=entries[VALID])
 
@@ -174,6 +194,7 @@ def _build_unit(
 def _entry(out: Path, writer: ShardWriter) -> ShardEntry | None:
     if writer.n_tokens == 0:
         writer.path.unlink()
+        sentence_file(writer.path).unlink(missing_ok=True)
         return None
     file = writer.path.relative_to(out).as_posix()
     return ShardEntry(file=file, n_tokens=writer.n_tokens, n_bytes=writer.n_bytes or 0)
@@ -197,10 +218,10 @@ def _batches(documents: Iterable[Sided]) -> Iterator[list[Sided]]:
         yield batch
 
 
-def _in_order(batches: Iterable[list[Sided]], tokenizer: Tokenizer) -> Iterator[Encoded]:
+def _in_order(batches: Iterable[list[Sided]], tokenizer: Tokenizer) -> Iterator[dict[int, Encoded]]:
     """The encoded batches in order; the next ones are read and encoded while one is written."""
     with ThreadPoolExecutor(ENCODERS) as pool:
-        waiting: deque[Future[Encoded]] = deque()
+        waiting: deque[Future[dict[int, Encoded]]] = deque()
         for batch in batches:
             waiting.append(pool.submit(_encode, batch, tokenizer))
             if len(waiting) > ENCODERS:
@@ -209,14 +230,33 @@ def _in_order(batches: Iterable[list[Sided]], tokenizer: Tokenizer) -> Iterator[
             yield waiting.popleft().result()
 
 
-def _encode(batch: Sequence[Sided], tokenizer: Tokenizer) -> Encoded:
+def _encode(batch: Sequence[Sided], tokenizer: Tokenizer) -> dict[int, Encoded]:
     """The ids of a batch by side, with end-of-text after each document that ends in it."""
     code = {2: "H", 4: "I"}[id_dtype(tokenizer.vocab_size).itemsize]
-    ids = {side: array(code) for side in FOLDERS}
-    n_bytes = dict.fromkeys(FOLDERS, 0)
-    for (side, document), encoded in zip(batch, tokenizer.encode_batch([d.text for _, d in batch]), strict=True):
-        ids[side].extend(encoded)
-        n_bytes[side] += len(document.text) if document.text.isascii() else len(document.text.encode("utf-8"))
+    sides = {side: Encoded(array(code), array("I")) for side in FOLDERS}
+    texts = [document.text for _, document in batch]
+    for (side, document), sentences in zip(batch, _encode_sentences(texts, tokenizer), strict=True):
+        part = sides[side]
+        for ids in sentences:
+            part.ids.extend(ids)
+        part.n_bytes += len(document.text) if document.text.isascii() else len(document.text.encode("utf-8"))
         if document.ends:
-            ids[side].append(tokenizer.eot_id)
-    return {side: (ids[side], n_bytes[side]) for side in FOLDERS if ids[side]}
+            part.ids.append(tokenizer.eot_id)
+        if tokenizer.mask_id is not None:
+            part.sentences.extend(len(ids) for ids in sentences if ids)
+            if document.ends:
+                part.sentences.append(DOCUMENT_END)
+    return {side: part for side, part in sides.items() if part.ids}
+
+
+def _encode_sentences(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[list[int]]]:
+    """The ids of each text by sentence; the whole text counts as one for a tokenizer without [MASK].
+
+    Where a piece of a long document ends, a sentence ends: seldom where the author ended one, once in
+    ``PIECE_CHARACTERS`` at most.
+    """
+    if tokenizer.mask_id is None:
+        return [[ids] for ids in tokenizer.encode_batch(texts)]
+    sentences = [split_sentences(text) for text in texts]
+    encoded = iter(tokenizer.encode_batch(list(chain.from_iterable(sentences))))
+    return [[next(encoded) for _ in own] for own in sentences]
