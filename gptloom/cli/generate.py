@@ -50,22 +50,15 @@ def open_model(options: GenerateOptions) -> LanguageModel:
     """The model in the precision asked for. ``UserError`` when it can't be opened."""
     import torch
 
-    from gptloom.generation.language_model import LanguageModel
     from gptloom.interop.open import load
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    wide = options.precision == "int8"  # weights are rounded once, from what is stored
-    loaded = load(
+    return load(
         options.model,
         device=options.device,
-        precision="fp32" if wide else options.precision,
+        precision=options.precision,
         untrained=options.untrained,
-    )
-    return LanguageModel(
-        loaded.model,
-        loaded.tokenizer,
-        precision="int8" if wide else None,
         compile=options.compile,
         slots=options.slots,
     )

@@ -9,6 +9,7 @@ Legend: W beams, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +36,19 @@ def length_penalty(length: int, alpha: float) -> float:
 
 
 def beam_search(
-    model: InferenceModel, vocabulary: Vocabulary, prompt: list[int], options: SamplingOptions
+    model: InferenceModel,
+    vocabulary: Vocabulary,
+    prompt: list[int],
+    options: SamplingOptions,
+    stop_ids: Collection[int] = (),
 ) -> list[Generated]:
-    """The ``options.n`` best-scored completions of ``prompt``, best first.
+    """The ``options.n`` best-scored completions of ``prompt``, best first; end-of-text and ``stop_ids`` end one.
 
     The search ends when no live beam can still enter the best ``n``, whatever it would go on with, or at ``max_tokens``
     or the context's end, where live beams count as they are. Raises ``UserError`` when the prompt does not fit.
     """
     prompt = fit_prompt(prompt, model.config.context, options)
+    stops = frozenset((vocabulary.eot_id, *stop_ids))
     room = min(options.max_tokens, model.config.context - len(prompt))
     # Two rows' worth: the beams of one step are copied from one half to the other in their new order.
     cache = model.make_cache(2 * options.beams, len(prompt) + room)
@@ -51,7 +57,7 @@ def beam_search(
     live, done = [_Beam()], list[_Beam]()
     here, there = cache.rows(0, options.beams), cache.rows(options.beams, 2 * options.beams)
     for length in range(1, room + 1):
-        live, ended = _extend(live, logprobs, vocabulary.eot_id, options.beams)
+        live, ended = _extend(live, logprobs, stops, options.beams)
         done = sorted([*done, *ended], key=lambda beam: -_score(beam, options.length_penalty))[: options.n]
         if length == room:
             done += [_Beam(b.ids, b.logprobs, b.total, b.row, "length") for b in live]
@@ -66,18 +72,20 @@ def beam_search(
     return [_generated(beam, index, vocabulary) for index, beam in enumerate(best)]
 
 
-def _extend(live: list[_Beam], logprobs: torch.Tensor, eot_id: int, width: int) -> tuple[list[_Beam], list[_Beam]]:
+def _extend(
+    live: list[_Beam], logprobs: torch.Tensor, stops: frozenset[int], width: int
+) -> tuple[list[_Beam], list[_Beam]]:
     """The ``width`` best extensions that go on, and those of the best ``width`` that end, by logprobs [W, V]."""
     totals = torch.tensor([beam.total for beam in live], device=logprobs.device)[:, None] + logprobs
-    # Each beam has one extension that ends, so among 2W the W that go on are sure to be found.
-    best = totals.flatten().topk(min(2 * width, totals.numel()))
+    # Each beam has as many extensions that end as there are ids that end it: beyond them W that go on are sure to be found.
+    best = totals.flatten().topk(min((1 + len(stops)) * width, totals.numel()))
     goes_on: list[_Beam] = []
     ended: list[_Beam] = []
     for rank, place in enumerate(best.indices.tolist()):
         row, token_id = divmod(place, logprobs.shape[1])
         beam, logprob = live[row], float(logprobs[row, token_id])
         longer = _Beam((*beam.ids, token_id), (*beam.logprobs, logprob), beam.total + logprob, row)
-        if token_id == eot_id:
+        if token_id in stops:
             if rank < width:
                 ended.append(_Beam(longer.ids, longer.logprobs, longer.total, row, "stop"))
         elif len(goes_on) < width:
@@ -106,7 +114,7 @@ def _reorder(source: KVCache, target: KVCache, rows: list[int], length: int) -> 
 
 def _generated(beam: _Beam, index: int, vocabulary: Vocabulary) -> Generated:
     stream = TextStream(vocabulary)
-    for token_id in beam.ids:
+    for token_id in beam.ids[:-1] if beam.finish_reason == "stop" else beam.ids:
         stream.push(token_id)
     stream.finish()
     return Generated(index, 0, list(beam.ids), list(beam.logprobs), text=stream.text, finish_reason=beam.finish_reason)

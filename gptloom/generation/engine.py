@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,11 +33,15 @@ PREFILL_TOKENS = 4096  # most padded prompt tokens in one forward pass, which bo
 class Engine:
     """Writes completions of many requests side by side."""
 
-    def __init__(self, model: InferenceModel, vocabulary: Vocabulary, slots: int = 16) -> None:
-        """``slots``: how many completions are under way at once; memory for the cache grows with use up to that."""
+    def __init__(
+        self, model: InferenceModel, vocabulary: Vocabulary, slots: int = 16, stop_ids: Collection[int] = ()
+    ) -> None:
+        """``slots``: how many completions are under way at once; memory for the cache grows with use up to that.
+        ``stop_ids``: what ends a completion beside end-of-text."""
         self.model = model
         self.slots = slots
         self._vocabulary = vocabulary
+        self._stop_ids = frozenset((vocabulary.eot_id, *stop_ids))
         self._requests: dict[int, Request] = {}
         self._waiting: deque[Choice] = deque()
         self._live: list[Choice] = []  # by cache row
@@ -168,8 +172,8 @@ class Engine:
         generated.logprobs.append(logprob)
         if request.options.logprobs:
             generated.alternatives.append(alternatives)
-        text = choice.stream.push(token_id)
-        ended = token_id == self._vocabulary.eot_id and not request.options.ignore_eot
+        ended = token_id in self._stop_ids and not request.options.ignore_eot
+        text = "" if ended else choice.stream.push(token_id)
         reason: FinishReason | None = None
         if ended or choice.stream.stopped:
             reason = "stop"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -79,6 +79,7 @@ class LanguageModel:
         precision: Precision | None = None,
         compile: bool | None = None,
         slots: int = 16,
+        stop_ids: Collection[int] = (),
     ) -> None:
         """Wraps ``model``; a model that is being trained is followed as long as precision is its own.
 
@@ -86,6 +87,7 @@ class LanguageModel:
             precision: what weights are kept in for decoding; by default the model's own.
             compile: compile the step for a single row, always or never; by default where it pays (``pays_to_compile``).
             slots: how many completions are written side by side.
+            stop_ids: what ends a completion beside the tokenizer's end-of-text.
 
         Raises:
             UserError: the model sees both sides of a word (BERT).
@@ -96,6 +98,7 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
+        self.stop_ids = frozenset(stop_ids)
         own = next(name for name, dtype in DTYPES.items() if dtype == model.head_weight.dtype)
         self._precision: Precision = precision or own  # type: ignore[assignment]
         self._compile = compile
@@ -134,7 +137,7 @@ class LanguageModel:
         encoded = [self._encode(prompt) for prompt in prompts]
         if options.beams > 1:
             for prompt, ids in zip(prompts, encoded, strict=True):
-                found = beam_search(self.inference, self.tokenizer, ids, options)
+                found = beam_search(self.inference, self.tokenizer, ids, options, self.stop_ids)
                 yield [_completion(prompt, generated, drawn=False) for generated in found]
             return
         engine = self._engine(len(prompts) * options.written, options.max_tokens)
@@ -164,7 +167,7 @@ class LanguageModel:
             self._asked += max_tokens
             if self._compile is None and self.inference.pays_to_compile(self._asked):
                 self.inference.compile()
-        return Engine(self.inference, self.tokenizer, self.slots)
+        return Engine(self.inference, self.tokenizer, self.slots, self.stop_ids)
 
     def _encode(self, prompt: str) -> list[int]:
         if prompt.endswith(" ") and self.tokenizer.kind in ("bpe", "gpt2", "other"):

@@ -27,7 +27,8 @@ class Ancestor:
     parents: list[Ancestor] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        about = {key: self.record.get(key) for key in ("stage", "run", "step", "tokens", "data_hash", "metrics", "source")}
+        keys = ("stage", "run", "step", "tokens", "data_hash", "metrics", "source")
+        about = {key: self.record.get(key) for key in keys}
         parents = [parent.as_json() for parent in self.parents]
         return {"path": str(self.path), "hash": self.hash, "note": self.note, **about, "parents": parents}
 
