@@ -119,7 +119,7 @@ def run_evaluate(resolved: Resolved[EvaluateOptions], out: Output) -> None:
 
 def _row(name: str, score: TextScore) -> tuple[str, ...]:
     numbers = (f"{score.loss:.4f}", f"{score.perplexity:.2f}", _number(score.bits_per_byte))
-    return (name, *numbers, f"{score.tokens:,}", f"{score.n_bytes:,}")
+    return (name, *numbers, f"{score.tokens:,}", f"{score.n_bytes:,}" if score.n_bytes else "–")
 
 
 def _number(value: float | None) -> str:
@@ -132,7 +132,7 @@ def _facts(score: TextScore) -> dict[str, Any]:
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens,
-        "bytes": score.n_bytes,
+        "bytes": score.n_bytes or None,
     }
 
 

@@ -33,7 +33,10 @@ ROW_TOKENS = 8192  # of a forward pass
 
 @dataclass(frozen=True)
 class TextScore:
-    """What a model makes of a text: the nats that predicting its ``tokens`` cost, and the text's UTF-8 bytes."""
+    """What a model makes of a text: the nats that predicting its ``tokens`` cost, and the text's UTF-8 bytes.
+
+    ``n_bytes`` is 0 where the tokenizer does not keep the text (see ``id_bytes``).
+    """
 
     nats: float
     tokens: int
@@ -51,7 +54,7 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Comparable between tokenizers; None where the tokens stand for no bytes."""
+        """Comparable between tokenizers; None where the tokens do not stand for the bytes of the text."""
         return self.nats / math.log(2) / self.n_bytes if self.n_bytes else None
 
     def __add__(self, other: TextScore) -> TextScore:
@@ -102,8 +105,14 @@ def open_scored_shards(path: Path, tokenizer: Tokenizer) -> TokenShards:
     return shards
 
 
-def id_bytes(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    """[V] UTF-8 bytes that each id stands for; 0 for special tokens and for rows no token has."""
+def id_bytes(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor | None:
+    """[V] UTF-8 bytes that each id stands for; 0 for special tokens and for rows no token has.
+
+    None for a tokenizer that drops case, accents or spacing: its tokens are not the text, which therefore costs more bits
+    than predicting them does, and nobody knows how many.
+    """
+    if not tokenizer.lossless:
+        return None
     known = [len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocab_size)]
     return torch.tensor(known + [0] * (vocab_size - len(known)), dtype=torch.int64)
 

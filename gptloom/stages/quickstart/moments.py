@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import torch
 
 from gptloom.data.batches import eval_batches
 from gptloom.data.shards import TokenShards
@@ -88,5 +87,5 @@ def _measure(run: Run, tokenizer: Tokenizer, valid: TokenShards) -> Validation:
     config = run.model.config
     every = max(1, -(-valid.n_tokens // (config.context * ROWS)) // BATCHES)
     batches = islice(eval_batches(valid, config.context, ROWS), 0, None, every)
-    sizes: torch.Tensor = id_bytes(tokenizer, config.vocab_size)
+    sizes = id_bytes(tokenizer, config.vocab_size)
     return validate(NextToken(), run.model, batches, id_bytes=sizes, device=run.device)
