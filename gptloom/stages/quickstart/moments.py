@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-
 from gptloom.data.batches import eval_batches
 from gptloom.data.shards import TokenShards
 from gptloom.evaluation.yardsticks import Yardstick
