@@ -23,6 +23,7 @@ Family = Literal[
 
 FAMILIES = ("gpt1", "gpt2", "gpt3", "neox", "bert", "modern", "fast")  # that have presets
 SIZED_FAMILIES = ("bert", "modern", "fast")  # whose own name lets the size follow from text and machine
+OWN_FAMILIES = ("modern", "fast")  # trained by recipes of our own; the others as their papers say
 SIZES = ("nano", "micro", "tiny", "small", "medium", "large", "xl")
 
 
@@ -168,11 +169,30 @@ def presets() -> dict[str, dict[str, Any]]:
     """Every preset by its full name (``modern-small``, ``gpt2-xl``): the fields of a ``ModelConfig``, vocabulary included."""
     table: dict[str, dict[str, Any]] = {}
     for family in FAMILIES:
-        text = resources.files("gptloom.config").joinpath("presets", f"{family}.yaml").read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
+        document = _preset_file(family)
         for name, sizes in document["sizes"].items():
             table[name] = {"family": family, **document["common"], **sizes}
     return table
+
+
+@cache
+def _preset_file(family: str) -> dict[str, Any]:
+    """``sizes``, what they have in ``common``, and the ``tokenizer`` of the paper where it was published."""
+    text = resources.files("gptloom.config").joinpath("presets", f"{family}.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
+
+
+def family_presets(family: str) -> list[str]:
+    """The presets of ``family`` in its own layout, as its file lists them; none for one that is only read."""
+    return [name for name in presets() if name.split("-")[0] == presets()[name]["family"] == family]
+
+
+def preset_tokenizer(name: str) -> str | None:
+    """The tokenizer of the paper, as ``load_tokenizer`` calls it; None where a preset takes any."""
+    family = "modern" if name in SIZES else name.split("-")[0]
+    found: str | None = _preset_file(family).get("tokenizer")
+    return found
 
 
 def is_preset(name: str) -> bool:
@@ -186,6 +206,9 @@ def preset(name: str) -> dict[str, Any]:
     full = f"modern-{name}" if name in SIZES else name
     if full not in table:
         known = [*table, *SIZES, *FAMILIES]
+        if name in FAMILIES:
+            sizes = family_presets(name)
+            raise UserError(Problem(f"{name} is a family; its sizes are {', '.join(sizes)}", mend=sizes[0]))
         raise UserError(
             Problem(
                 f"no model or preset is called {name!r}", mend=f"{nearest(name, known)}  (gptloom models lists them)"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import FAMILIES, SIZED_FAMILIES, ModelConfig, preset, presets
+from gptloom.config.model import SIZED_FAMILIES, ModelConfig, preset, presets
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.interop.hub import resolve_model
@@ -67,7 +67,7 @@ def named_preset(options: PretrainOptions) -> str | None:
     if options.model is None:
         smallest = SMALLEST_BERT if options.objective == "masked" else SMALLEST
         return smallest if any(getattr(options, field) is not None for field in SHAPE) else None
-    return options.model if options.model == "gpt2" or options.model not in FAMILIES else None
+    return None if options.model in SIZED_FAMILIES else options.model
 
 
 def fields_of(options: PretrainOptions, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import ModelConfig
+from gptloom.config.model import OWN_FAMILIES, ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import DERIVED, Resolved
 from gptloom.data.built import TrainingShards
@@ -84,9 +84,11 @@ def choose_optimization(
 
 def choose_schedule(config: ModelConfig) -> Choice:
     """The paper's where there is one, else one that a longer run can go on from."""
-    if config.family == "gpt2":
-        return Choice("cosine", "GPT-2's and GPT-3's")
-    return Choice("trapezoid", "can be extended later")
+    if config.family in OWN_FAMILIES:
+        return Choice("trapezoid", "can be extended later")
+    if config.mask == "bidirectional":
+        return Choice("linear", "BERT's")
+    return Choice("cosine", "that of the GPT papers")
 
 
 def check_sequence_length(options: PretrainOptions, context: int) -> None:

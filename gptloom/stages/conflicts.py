@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.masked import MASKED_ONLY
-from gptloom.config.model import ModelConfig, preset
+from gptloom.config.model import SIZED_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
@@ -25,7 +25,15 @@ from gptloom.config.signals import signals_named
 from gptloom.data.reading import check_encoding
 from gptloom.model.store import read_config
 from gptloom.observe.readers import make_readers
-from gptloom.stages.architecture import SHAPE, SMALLEST, base_folder, fields_of, named_preset, objective_of
+from gptloom.stages.architecture import (
+    SHAPE,
+    SMALLEST,
+    SMALLEST_BERT,
+    base_folder,
+    fields_of,
+    named_preset,
+    objective_of,
+)
 from gptloom.stages.choices import (
     check_batch,
     check_ramp,
@@ -56,7 +64,12 @@ def check_options(asked: Asked, world: World) -> None:
         model = _outline(asked.options)
     except UserError as error:
         problems += error.problems
-    problems += [*_about_objective(asked, model), *_about_training(asked, model), *_about_evaluation(asked), *_about_machine(asked, world)]
+    problems += [
+        *_about_objective(asked, model),
+        *_about_training(asked, model),
+        *_about_evaluation(asked),
+        *_about_machine(asked, world),
+    ]
     problems += [*_about_processes(asked, world), *_about_sharing(asked, world, model)]
     problems += [] if world.restarts else _about_folder(asked)  # else it is this training's own by now
     if problems:
@@ -134,7 +147,9 @@ def _about_training(asked: Asked, model: ModelConfig | None) -> Iterator[Problem
         yield Problem("--warmup and --warmup-tokens say the same", mend="leave one of them out")
     elif options.max_steps is not None and len(options.batch_ramp) in (0, 2):
         yield from _said_by(partial(check_warmup, options, options.max_steps))
-    family = model or ModelConfig(**preset(SMALLEST))  # a size is derived in families that are alike in this
+    smallest = SMALLEST_BERT if options.objective == "masked" else SMALLEST
+    alike = family_presets(options.model)[0] if options.model in SIZED_FAMILIES else smallest  # whatever its size
+    family = model or ModelConfig(**preset(alike))
     if options.embedding_lr is not None and (options.optimizer or choose_optimizer(family).value) == "adamw":
         yield Problem("--embedding-lr is for --optimizer muon: adamw has one rate", mend=LEAVE_OUT)
     schedule = options.schedule or choose_schedule(family).value

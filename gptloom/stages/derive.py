@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gptloom.config.model import ModelConfig, preset, presets
+from gptloom.config.model import OWN_FAMILIES, ModelConfig, preset, presets
 from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.observe.terminal import human_count, human_time
@@ -98,16 +98,22 @@ def choose_largest_micro_batch(rows: int, there: int | None, needs: Callable[[in
 
 def choose_optimizer(config: ModelConfig) -> Choice:
     """AdamW where the paper had Adam, Muon for our own families."""
-    if config.family == "gpt2":
-        return Choice("adamw", "GPT-2 and GPT-3 were trained with Adam")
-    return Choice("muon", "reaches the same loss in about two thirds of AdamW's steps")
+    if config.family in OWN_FAMILIES:
+        return Choice("muon", "reaches the same loss in about two thirds of AdamW's steps")
+    return Choice("adamw", "the papers of this family had Adam")
 
 
 def choose_lr(config: ModelConfig, optimizer: str) -> Choice:
-    """AdamW: GPT-3's table as a power of the size. Muon: an update of the same spectral norm at every width."""
+    """AdamW: GPT-3's table as a power of the size; with the norm after each branch, GPT-1's rate is the limit.
+
+    Muon: an update of the same spectral norm at every width.
+    """
     if optimizer == "muon":
         return Choice(float(f"{0.15 / config.d_model**0.5:.2g}"), f"0.15 / sqrt(width {config.d_model})")
     n = count_parameters(config).non_embedding
+    if config.norm_place == "post":
+        lr = min(1e-3, 2.5e-4 * (85e6 / n) ** 0.27)
+        return Choice(float(f"{lr:.1e}"), f"GPT-1's rate, as GPT-3's change with {human_count(n)} parameters")
     lr = min(2e-3, 6e-4 * (85e6 / n) ** 0.27)
     return Choice(float(f"{lr:.1e}"), f"GPT-3's rates (table 2.1) as a power of {human_count(n)} parameters")
 

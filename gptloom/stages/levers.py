@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from gptloom.config.model import SIZES, ModelConfig, preset
+from gptloom.config.model import SIZED_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.stages.machine import Machine, process_memory
 from gptloom.train.out_of_memory import Lever, Levers
@@ -51,11 +51,11 @@ def _smaller_preset(
     options: PretrainOptions, config: ModelConfig, machine: Machine, needed: int
 ) -> tuple[str, int] | None:
     """The largest preset of the family that needs at most three quarters of the memory, and how much less."""
-    family = config.family if config.family != "gpt2" else "modern"
+    names = family_presets(config.family if config.family in SIZED_FAMILIES else "modern")
     same = {"vocab_size": config.vocab_size, "context": config.context}
-    for size in reversed(SIZES):
-        candidate = ModelConfig(**{**preset(f"{family}-{size}"), **same})
+    for name in reversed(names):
+        candidate = ModelConfig(**{**preset(name), **same})
         saves = needed - process_memory(options, candidate, machine)
         if 4 * saves >= needed:
-            return f"--model {family}-{size}", saves
+            return f"--model {name}", saves
     return None
