@@ -90,18 +90,6 @@ class Fields:
         if others:
             self.problems.append(Problem(f"{name} has {', '.join(others)}; gptloom has only {allowed}", self.where))
 
-    def plain_rotary(self, default_theta: float) -> float:
-        """The base of the rotary frequencies, from ``rope_parameters`` or ``rope_theta``; scaled ones are a problem."""
-        given = self.get("rope_parameters", {})
-        if not isinstance(given, Mapping):
-            self.problems.append(Problem(f"rope_parameters is {given!r}; expected an object", self.where))
-            given = {}
-        for source, kind in (("rope_parameters", given), ("rope_scaling", self.get("rope_scaling", {}))):
-            name = kind.get("rope_type", kind.get("type", "default")) if isinstance(kind, Mapping) else kind
-            if name != "default":
-                self.problems.append(Problem(f"{source} is of type {name!r}; gptloom has only 'default'", self.where))
-        return given.get("rope_theta", self.get("rope_theta", default_theta))
-
 
 class Layout(ABC):
     """One family of ``transformers``: its config.json, its tensor names, and which ``ModelConfig`` it can hold."""

@@ -10,6 +10,7 @@ from gptloom.config.errors import Problem
 from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.layout import Fields, Layout, Rule
 from gptloom.model.layouts.parts import ACTIVATIONS, attention_dropout, fused_by_head, layer, spelling
+from gptloom.model.layouts.rope import describe_rope, read_rope, rope_object
 
 
 class NeoXLayout(Layout):
@@ -30,7 +31,7 @@ class NeoXLayout(Layout):
     }
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
-        share = _share(config.rotary_dim, config.head_dim)
+        rope, share = describe_rope(config), _share(config.rotary_dim, config.head_dim)
         return {
             "vocab_size": config.vocab_size,
             "max_position_embeddings": config.context,
@@ -47,20 +48,17 @@ class NeoXLayout(Layout):
             # Both spellings: transformers 5 reads rope_parameters, what is older reads the other two.
             "rotary_pct": share,
             "rotary_emb_base": config.rope_theta,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": config.rope_theta,
-                "partial_rotary_factor": share,
-            },
+            **rope,
+            "rope_parameters": rope["rope_parameters"] | {"partial_rotary_factor": share},
             "initializer_range": 0.02,
         }
 
     def read(self, fields: Fields) -> dict[str, Any]:
-        with_bias = fields.get("attention_bias", True)
+        with_bias, context = fields.get("attention_bias", True), fields.get("max_position_embeddings", 2048)
         n_head, d_model = fields.get("num_attention_heads", 64), fields.get("hidden_size", 6144)
         return {
             "vocab_size": fields.get("vocab_size", 50432),
-            "context": fields.get("max_position_embeddings", 2048),
+            "context": context,
             "n_layer": fields.get("num_hidden_layers", 44),
             "n_head": n_head,
             "d_model": d_model,
@@ -70,7 +68,7 @@ class NeoXLayout(Layout):
             "activation": fields.choice("hidden_act", ACTIVATIONS, "gelu"),
             "qkv_bias": with_bias,
             "out_bias": with_bias,
-            "rope_theta": fields.plain_rotary(fields.get("rotary_emb_base", 10_000.0)),
+            **read_rope(fields, context, fields.get("rotary_emb_base", 10_000.0)),
             "rotary_dim": _rotary_dim(fields, d_model, n_head),
             "tied_head": fields.get("tie_word_embeddings", False),
             **fields.dropouts("hidden_dropout", "attention_dropout", 0.0),
@@ -107,12 +105,10 @@ def _share(rotary_dim: int, head_dim: int) -> float:
 
 def _rotary_dim(fields: Fields, d_model: Any, n_head: Any) -> int:
     """How much of each head is rotated; a share that leaves nothing is a problem."""
-    parameters = fields.get("rope_parameters", {})
-    share = fields.get("rotary_pct", 0.25)
-    if isinstance(parameters, dict):
-        share = parameters.get("partial_rotary_factor", share)
+    _, rope = rope_object(fields)
+    share = (rope or {}).get("partial_rotary_factor", fields.get("rotary_pct", 0.25))
     if not all(isinstance(number, int | float) and number > 0 for number in (share, d_model, n_head)):
-        text = f"rotary_pct (partial_rotary_factor of rope_parameters) is {share!r}; expected a share of {d_model!r} / {n_head!r}"
+        text = f"rotary_pct (partial_rotary_factor) is {share!r}; expected a share of {d_model!r} / {n_head!r}"
         fields.problems.append(Problem(text, fields.where))
         return 0
     return int(d_model // n_head * share)
