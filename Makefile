@@ -64,7 +64,7 @@ imports: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(call timed,bench,for script in startup tokenize train_step processes overhead checkpoint shard_memory decode char_recipe; do echo "== bench/$$script.py"; $(BIN)/python bench/$$script.py || exit; done)
+	$(call timed,bench,for script in startup tokenize train_step bert_step processes overhead checkpoint shard_memory decode char_recipe; do echo "== bench/$$script.py"; $(BIN)/python bench/$$script.py || exit; done)
 
 # The pins of what .venv holds now, for after an upgrade: pip install --upgrade, make test-all, make pins.
 pins: setup

@@ -18,6 +18,7 @@ import harness
 RAW, PAGE = harness.HERE / "results", harness.HERE / "RESULTS.md"
 ORDER = (
     "train_step",
+    "bert_step",
     "processes",
     "overhead",
     "checkpoint",

@@ -66,6 +66,40 @@ def test_peak_memory_belongs_to_the_process_itself(bench: Any) -> None:
     assert peak < large.numel() * 4
 
 
+def test_a_side_that_does_not_train_is_no_result(bench: Any) -> None:
+    step_sides = bench("step_sides")
+
+    def side(first: float, last: float) -> dict[str, list[dict[str, Any]]]:
+        return {"a": [{"first_loss": first, "last_loss": last, "untrained_loss": 11.0}]}
+
+    step_sides.check_sides(side(11.2, 10.9))
+    for losses in ((11.6, 9.0), (11.0, 11.0)):
+        with pytest.raises(RuntimeError, match="a does not train"):
+            step_sides.check_sides(side(*losses))
+
+
+def test_ours_is_compared_with_the_fastest_peer(bench: Any) -> None:
+    bert_step = bench("bert_step")
+    speeds = {"transformers fp32": 100.0, "transformers bf16": 240.0, "gptloom": 290.0, "gptloom compiled": 310.0}
+    fp32, best = bert_step.compare({name: {"tokens/s": speed} for name, speed in speeds.items()})
+    assert (fp32.value, fp32.reached) == (3.1, True)
+    assert (
+        math.isclose(best.value, 310 / 240) and "gptloom compiled" in best.what and "(transformers bf16)" in best.what
+    )
+
+
+def test_both_sides_guess_the_same_words(bench: Any) -> None:
+    from gptloom.config.model import ModelConfig, preset
+
+    bert_step = bench("bert_step")
+    batch = bert_step.random_batch(ModelConfig(**preset("bert-tiny")), 4, 128)
+    theirs = bert_step.peer_inputs(batch)
+    hidden = batch.weights > 0
+    assert hidden.sum(1).tolist() == [19] * 4 and (batch.ids[hidden] == bert_step.MASK_ID).all()
+    assert torch.equal(theirs["labels"][hidden], batch.targets[hidden]) and (theirs["labels"][~hidden] == -100).all()
+    assert torch.equal(batch.ids[~hidden], batch.targets[~hidden])
+
+
 def test_first_evaluation_as_good_as_the_peer_counts(bench: Any) -> None:
     meet = bench("char_recipe").meet
     evaluations = [{"seconds": s, "loss": loss, "step": 10 * s} for s, loss in ((1, 2.0), (2, 1.9), (3, 1.8))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -61,7 +62,7 @@ def test_train_step_runs_every_eager_side_from_the_same_start(tmp_path: Path) ->
         for name, figures in sides.items():
             runs = found["raw"][title][name]
             assert [(len(side["seconds"]), side["threads"]) for side in runs] == [(2, 1)]
-            assert abs(figures["first loss"] - runs[0]["ln_vocabulary"]) < 0.5
+            assert abs(figures["first loss"] - runs[0]["untrained_loss"]) < 0.5
             assert figures["tokens/s"] > 0
     assert found["checks"] == []  # tiny settings are not judged
 
@@ -80,6 +81,23 @@ def test_train_step_compiled_side_alone() -> None:
 def test_train_step_refuses_models_that_are_no_gpt2() -> None:
     done = run("train_step.py", "--tiny", "--model", "modern-nano", status=2)
     assert "the peers are GPT-2s" in done.stderr
+
+
+@pytest.mark.slow
+def test_bert_step_runs_every_eager_side_from_the_same_start(tmp_path: Path) -> None:
+    found = stored("bert_step.py", tmp_path, "--tiny", "--no-compile", "--threads", "1")
+    [(title, sides)] = found["tables"].items()
+    plain = "transformers bf16, plain attention"
+    assert title == "dropout 0.1" and list(sides) == ["transformers fp32", "transformers bf16", plain, "gptloom"]
+    for name, figures in sides.items():
+        [side] = found["raw"][title][name]
+        assert side["untrained_loss"] == pytest.approx(math.log(101) + math.log(2))
+        assert abs(figures["first loss"] - side["untrained_loss"]) < 0.5 and figures["tokens/s"] > 0
+    assert found["checks"] == []
+
+
+def test_bert_step_refuses_models_that_are_no_bert() -> None:
+    assert "the peers are BERTs" in run("bert_step.py", "--tiny", "--model", "gpt2", status=2).stderr
 
 
 @pytest.mark.slow
