@@ -109,6 +109,11 @@ class Tokenizer:
         token = spelling(self._config.get(role))
         return self._vocab.get(token) if token else self.special_tokens.get(usual or "")
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The parsed ``tokenizer.json``, without padding and truncation; not to be changed."""
+        return self._json
+
     @cached_property
     def _special(self) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(json.dumps(self._json))

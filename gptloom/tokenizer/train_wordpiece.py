@@ -25,28 +25,28 @@ from gptloom.tokenizer.training_text import (
     too_large,
 )
 
-_MOST_CHARACTERS = 2000  # entries of single characters: thousands of Chinese ones would leave no room for words
+_MOST_CHARACTERS = 1000  # thousands of Chinese ones would leave no room for words
 _FED = 1 << 16  # characters handed to the trainer at a time
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int | None, *, lowercase: bool) -> Tokenizer:
     """BERT's basic tokenizer and a vocabulary of the pieces that are frequent in ``texts``.
 
-    Single characters fill at most half of the vocabulary and 2000 entries, most frequent first; a word with a rarer one,
-    or one seen only once, is ``[UNK]``. Among equally frequent pairs the one with the smallest ids is merged first;
-    pairs seen only once never are. Ids: special tokens, characters by code points (first those that begin words, then
-    those with ``##``), merged pieces as they arise.
+    The 1,000 most frequent characters become entries, with and without ``##``; a word with a rarer one, or one seen only
+    once, is ``[UNK]``. Among equally frequent pairs the one with the smallest ids is merged first; pairs seen only once
+    never are. Ids: special tokens, characters by code points (first as they begin words, then with ``##``), merged
+    pieces as they arise.
 
     Raises:
         UserError: no text, or a size below the smallest or above what the text can fill.
     """
-    check_smallest(vocab_size, len(BERT_SPECIALS) + 2, "wordpiece: the special tokens, a character and a piece")
+    check_smallest(vocab_size, len(BERT_SPECIALS) + 2, "wordpiece: the special tokens and a character")
     normalizer = layout.bert_normalizer(lowercase=lowercase)
     pieces = CountedPieces(texts)
     words = _count_words(pieces, lowercase)
     check_text(len(words))
     wanted = vocab_size or default_vocab_size(pieces.n_bytes)
-    characters = _characters(words, min((wanted - len(BERT_SPECIALS)) // 2, _MOST_CHARACTERS))
+    characters = _characters(words, wanted - len(BERT_SPECIALS))
     vocab = _merged(words, [*BERT_SPECIALS, *characters], wanted)
     if vocab_size is not None and len(vocab) < vocab_size:
         why = "every pair of pieces that occurs at least twice is merged by then"
@@ -67,14 +67,21 @@ def _count_words(pieces: Iterable[str], lowercase: bool) -> Counter[str]:
     return words
 
 
-def _characters(words: Counter[str], most: int) -> list[str]:
-    """The most frequent characters as entries, sorted: at the beginning of a word, then inside one."""
-    counts: Counter[tuple[bool, str]] = Counter()
+def _characters(words: Counter[str], room: int) -> list[str]:
+    """The most frequent characters as entries, sorted: alone, as at the beginning of a word, then as inside one."""
+    counts: Counter[str] = Counter()
+    inside: set[str] = set()
     for word, count in words.items():
-        for place, character in enumerate(word):
-            counts[place > 0, character] += count
-    ordered = sorted((entry for entry in counts if counts[entry] > 1), key=lambda entry: (-counts[entry], entry))
-    return [CONTINUES + character if inside else character for inside, character in sorted(ordered[:most])]
+        inside.update(word[1:])
+        for character in word:
+            counts[character] += count
+    kept: list[str] = []
+    for character in sorted(counts, key=lambda character: (-counts[character], character))[:_MOST_CHARACTERS]:
+        forms = [character, CONTINUES + character] if character in inside else [character]
+        if counts[character] < 2 or len(kept) + len(forms) > room:
+            break
+        kept += forms
+    return sorted(kept, key=lambda entry: (len(entry), entry))
 
 
 def _merged(words: Counter[str], known: list[str], size: int) -> dict[str, int]:
