@@ -132,7 +132,7 @@ def test_values_of_the_wrong_type_are_named(family: str) -> None:
         ("gpt2", {"n_kv_head": 4}, ["n_kv_head"]),
         ("modern", {"logit_softcap": 15.0, "norm": "layernorm"}, ["logit_softcap", "norm"]),
         ("modern", {"qk_norm": "none", "embedding_norm": True, "activation": "relu2"}, ["qk_norm", "embedding_norm"]),
-        ("fast", {"positions": "learned", "norm": "rmsnorm", "bias": True}, ["positions", "norm", "bias"]),
+        ("fast", {"positions": "learned", "norm": "rmsnorm", "bias": True}, ["positions", "norm", "mlp_bias"]),
     ],
 )
 def test_what_a_layout_cannot_hold_is_refused_by_name(family: str, change: dict, names: list[str]) -> None:

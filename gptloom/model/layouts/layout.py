@@ -19,8 +19,7 @@ from gptloom.config.model import ModelConfig
 # What matters to training only; most families' config.json has no place for it.
 TRAINING_FIELDS = ("dropout", "attention_dropout", "init")
 
-# Fields that follow from another: where that one cannot be held, it alone is named.
-FOLLOW = {"qkv_bias": "bias", "out_bias": "bias", "mlp_bias": "bias", "rotary_dim": "positions", "window": "banded"}
+BIASES = ("qkv_bias", "out_bias", "mlp_bias")
 
 
 def _same_write(tensors: list[Tensor]) -> Tensor:
@@ -42,6 +41,17 @@ class Rule:
     ours: tuple[str, ...]
     write: Callable[[list[Tensor]], Tensor] = _same_write
     read: Callable[[Tensor], list[Tensor]] = _same_read
+
+
+def _said_once(lost: Collection[str]) -> list[str]:
+    """Without fields that a layout need not hold, and those that only follow from another one that is lost."""
+    silent = {"family", *TRAINING_FIELDS}
+    silent |= set(BIASES) if all(name in lost for name in BIASES) else {"bias"}
+    if "banded" in lost:
+        silent.add("window")
+    if "positions" in lost or "head_dim" in lost:
+        silent.add("rotary_dim")
+    return [name for name in lost if name not in silent]
 
 
 class Fields:
@@ -127,15 +137,10 @@ class Layout(ABC):
             held = self.from_config(raw, stored=[rule.theirs for rule in self.rules(config)])
         except UserError as error:
             return [Problem(problem.what, mend=problem.mend) for problem in error.problems]
-        lost = {
-            name: value
-            for name, value in held
-            if value != getattr(config, name) and name not in ("family", *TRAINING_FIELDS)
-        }
+        lost = {name: value for name, value in held if value != getattr(config, name)}
         return [
-            Problem(f"{name} is {getattr(config, name)!r}; the {self.model_type} layout holds only {value!r}")
-            for name, value in lost.items()
-            if FOLLOW.get(name) not in lost
+            Problem(f"{name} is {getattr(config, name)!r}; the {self.model_type} layout holds only {lost[name]!r}")
+            for name in _said_once(lost)
         ]
 
     def architecture_of(self, config: ModelConfig) -> str:
@@ -217,11 +222,11 @@ class Layout(ABC):
 
     def canonical(self, stored: Iterable[str]) -> dict[str, str]:
         """Names as ``rules`` spells them -> names as stored, without buffers."""
-        names: dict[str, str] = {}
-        for name in stored:
-            if not self.is_buffer(name):
-                spelled = self.spelled(name)
-                names[name if spelled in names else spelled] = name  # the second of two stays what it is: left over
+        weights = [name for name in stored if not self.is_buffer(name)]
+        names = {name: name for name in weights if self.spelled(name) == name}
+        for name in weights:
+            spelled = self.spelled(name)
+            names.setdefault(name if spelled in names else spelled, name)  # the second of two is left over
         return names
 
     def spelled(self, name: str) -> str:
