@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers
-from side_by_side import block_outputs, gradients, open_theirs, randomised, relative, some_ids
+from decoders import decoded, differences
+from side_by_side import open_theirs, randomised, relative, some_ids
 from torch import nn
 
 from gptloom.config.model import ModelConfig, preset
-from gptloom.model.cache import KVCache
 from gptloom.model.store import load_model, save_model
 from gptloom.model.transformer import Transformer
 
@@ -64,18 +63,7 @@ def test_logits_hidden_states_loss_and_gradients(
     variant: str, dtype: torch.dtype, tolerance: float, tmp_path: Path
 ) -> None:
     ours, theirs = pair(variant, dtype, tmp_path)
-    ids = some_ids(ours.config)
-    states = block_outputs(ours, lambda: ours.hidden(ids))
-    logits, result = ours.logits(states[-1]), theirs(ids, output_hidden_states=True)
-    losses = [F.cross_entropy(s[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for s in (logits, result.logits)]
-    for loss in losses:
-        loss.backward()
-    found = {
-        "logits": relative(logits, result.logits),
-        "hidden": max(relative(a, b) for a, b in zip(states, result.hidden_states[1:], strict=True)),
-        "loss": abs(losses[0].item() - losses[1].item()),
-        "gradients": gradients(ours, theirs),
-    }
+    found = differences(ours, theirs, some_ids(ours.config))
     assert max(found.values()) <= tolerance, found
 
 
@@ -83,12 +71,8 @@ def test_logits_hidden_states_loss_and_gradients(
 def test_the_cache_respects_the_band(variant: str, tmp_path: Path) -> None:
     ours, theirs = pair(variant, torch.float64, tmp_path)
     ids = some_ids(ours.config)
-    cache, parts = KVCache(ours.config, 2, ids.shape[1], torch.float64), []
     with torch.no_grad():
-        for start, stop in [(0, 8), (8, 11), *((n, n + 1) for n in range(11, ids.shape[1]))]:
-            positions = torch.arange(start, stop)[None]
-            parts.append(ours.logits(ours.hidden(ids[:, start:stop], positions, cache=cache, reach=stop)))
-        assert relative(torch.cat(parts, dim=1), theirs(ids).logits) <= 1e-10
+        assert relative(decoded(ours, ids, prompt=8), theirs(ids).logits) <= 1e-10
 
 
 def test_a_band_of_the_whole_context_is_a_dense_gpt3(tmp_path: Path) -> None:
