@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +27,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARDS = "shard-*-model-*.safetensors"
 PLACES, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # torch's names in the header of a shard
+MAPPED_BYTES = 256 << 20  # read from one map of a file before it is mapped anew
 DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -55,7 +55,7 @@ class WeightFiles:
         self._pieces: dict[str, list[Piece]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._open: dict[str, Any] = {}
-        self._stack = ExitStack()
+        self._read_bytes: dict[str, int] = {}  # from the map of each open file
         self.sharded = False
         for file in _weight_files(folder) if files is None else files:
             header, places = _read_header(folder / file)
@@ -85,14 +85,20 @@ class WeightFiles:
 
     def __enter__(self) -> WeightFiles:
         for file in dict.fromkeys(piece.file for pieces in self._pieces.values() for piece in pieces):
-            self._open[file] = self._stack.enter_context(safe_open(self._folder / file, framework="pt"))
+            self._open_file(file)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for handle in self._open.values():
+            handle.__exit__(None, None, None)
         self._open.clear()
-        self._stack.close()
+
+    def _open_file(self, file: str) -> None:
+        handle = safe_open(self._folder / file, framework="pt")
+        self._open[file] = handle.__enter__()
+        self._read_bytes[file] = 0
 
     def read(self, name: str, offsets: Sequence[int] | None = None, shape: Sequence[int] | None = None) -> Tensor:
         """The stored tensor, or the box of it that is ``shape`` large from ``offsets`` on.
@@ -117,6 +123,12 @@ class WeightFiles:
 
     def _map(self, name: str, piece: Piece) -> Tensor:
         tensor: Tensor = self._open[piece.file].get_tensor(name)
+        self._read_bytes[piece.file] += tensor.nbytes
+        if self._read_bytes[piece.file] > MAPPED_BYTES:
+            # What was read of a map counts as this process's memory while the map lives, and it lives as long as the
+            # handle or a tensor of it: with a new handle, what callers let go of is gone.
+            self._open[piece.file].__exit__(None, None, None)
+            self._open_file(piece.file)
         return tensor
 
 
