@@ -79,7 +79,7 @@ def _encode(texts: Sequence[str], tokenizer: Tokenizer, context: int) -> list[li
         raise UserError(
             Problem("this model's tokenizer has no token for a mask", mend="a model trained with WordPiece")
         )
-    mask = next(spelled for spelled, token_id in tokenizer.special_tokens.items() if token_id == tokenizer.mask_id)
+    mask = tokenizer.token_text(tokenizer.mask_id)
     first = [] if tokenizer.cls_id is None else [tokenizer.cls_id]
     last = [] if tokenizer.sep_id is None else [tokenizer.sep_id]
     rows, problems = [], []
@@ -93,7 +93,7 @@ def _encode(texts: Sequence[str], tokenizer: Tokenizer, context: int) -> list[li
         if len(row) > context:
             around = f", {len(row) - len(ids)} of them around the text" if len(row) > len(ids) else ""
             what = f"the text makes {len(row):,} tokens{around}; this model's context is {context:,}"
-            problems.append(Problem(what, where, f"leave at least {len(row) - context:,} tokens of it out"))
+            problems.append(Problem(what, where, f"a text of at most {context - len(row) + len(ids):,} tokens"))
     if problems:
         raise UserError(*problems)
     return rows
