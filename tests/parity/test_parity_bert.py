@@ -222,3 +222,15 @@ def test_every_missing_extra_and_misshapen_tensor_is_named(tmp_path: Path) -> No
     assert len(caught.value.problems) == 4
     assert "cls.predictions.bias is missing" in text and "layer.1.attention.self.key.bias is missing" in text
     assert "classifier.weight belongs to nothing" in text and "[64, 63]" in text
+
+
+@pytest.mark.slow
+def test_bert_base_float32(tmp_path: Path) -> None:
+    config = ModelConfig(**preset("bert-base"))
+    ours, theirs = both(config, torch.float32, tmp_path, std=0.02)
+    ids = some_ids(config, rows=1)[:, :128]
+    with torch.no_grad():
+        found, states = ours_of(ours, ids, None)
+        wanted, their_states = theirs_of(theirs, ids, torch.ones_like(ids))
+    for mine, reference in [*((found[name], wanted[name]) for name in wanted), (states[-1], their_states[-1])]:
+        assert float((mine - reference).abs().max()) <= 1e-4
