@@ -62,7 +62,7 @@ class MaskedBatches(OrderedBatches):
         seed: int,
         vocabulary: MaskVocabulary,
         *,
-        pairs: PairChoice = "none",
+        pairs: PairChoice,
         masking: Masking | None = None,
     ) -> None:
         """``shards``: one sequence, or several with weights; ``masking``: 15 % of single tokens, dynamic, if None."""
@@ -116,7 +116,7 @@ def masked_eval_batches(
     rows: int,
     vocabulary: MaskVocabulary,
     *,
-    pairs: PairChoice = "none",
+    pairs: PairChoice,
     masking: Masking | None = None,
     seed: int = EVAL_SEED,
 ) -> Iterator[Batch]:

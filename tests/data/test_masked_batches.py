@@ -234,7 +234,7 @@ def test_validation_is_the_same_for_every_number_of_rows(tokens: TokenShards, pa
 
 def test_validation_without_pairs_reads_every_token_once(tokens: TokenShards) -> None:
     read = []
-    for batch in masked_eval_batches(tokens, CONTEXT, 5, VOCABULARY):
+    for batch in masked_eval_batches(tokens, CONTEXT, 5, VOCABULARY, pairs="none"):
         real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.padding_mask is None else batch.padding_mask
         for row, there in zip(batch.targets, real, strict=True):
             read += row[there].tolist()[1:-1]
@@ -269,7 +269,7 @@ def test_what_makes_no_examples(tmp_path: Path, tokens: TokenShards) -> None:
     with pytest.raises(UserError, match="no room"):
         check_enough_masked(TrainingShards([(tokens, 1.0)], tokens, ""), 4, "nsp")
     with pytest.raises(ValueError, match="less than one window"):
-        MaskedBatches(bare, CONTEXT, 4, 0, VOCABULARY)
+        MaskedBatches(bare, CONTEXT, 4, 0, VOCABULARY, pairs="none")
 
 
 def test_from_text_to_batches(tmp_path: Path) -> None:
@@ -286,7 +286,10 @@ def test_from_text_to_batches(tmp_path: Path) -> None:
     assert all(text.count("[SEP]") == 2 and text.startswith("[CLS]") for text in texts_of_rows)
     assert (batch.ids == tokenizer.mask_id).any()
     assert shards.valid is not None
-    assert sum(float(batch.weights.sum()) for batch in masked_eval_batches(shards.valid, 64, 4, vocabulary)) > 0
+    assert (
+        sum(float(batch.weights.sum()) for batch in masked_eval_batches(shards.valid, 64, 4, vocabulary, pairs="nsp"))
+        > 0
+    )
 
 
 def test_pair_labels_go_with_their_rows() -> None:
