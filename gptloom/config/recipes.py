@@ -7,6 +7,8 @@ A recipe file::
     command: pretrain
     options:                 # option names of the command, each with the source of its value as a comment
       d_model: 128
+    by_model:                # optional: what goes with each model that --model, or else the options, may name
+      gpt3-small: {lr: 6.0e-4}
     band:                    # optional: the validation loss to expect after so many tokens: [tokens, lowest, highest]
       - [100_000, 2.3, 2.8]
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +28,7 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.options import Options, option_fields
 from gptloom.config.resolve import Resolved, resolve
 
-KEYS = ("name", "line", "command", "options", "band")
+KEYS = ("name", "line", "command", "options", "by_model", "band")
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -42,6 +44,14 @@ class Recipe:
     text: str
     places: Mapping[str, str] = field(default_factory=dict)  # option → file:line
     band: tuple[tuple[float, float, float], ...] = ()
+    by_model: Mapping[str, Recipe] = field(default_factory=dict)  # options and places that one model adds
+
+    def for_model(self, model: str | None = None) -> Recipe:
+        """The recipe with what it says of ``model`` (default: the one it names itself)."""
+        own = self.by_model.get(model or str(self.options.get("model")))
+        if own is None:
+            return self
+        return replace(self, options={**self.options, **own.options}, places={**self.places, **own.places})
 
 
 def recipe_names() -> list[str]:
@@ -89,23 +99,32 @@ def parse_recipe(text: str, where: str, default_name: str) -> Recipe:
     if not isinstance(options, dict):
         line = lines["options"][0] if "options" in lines else 1
         problems.append(Problem("options: is not a mapping of option names to values", f"{where}:{line}"))
+    by_model = document.get("by_model") or {}
+    if not isinstance(by_model, dict) or not all(isinstance(own, dict) for own in by_model.values()):
+        line = lines["by_model"][0]
+        problems.append(Problem("by_model: is not a mapping of models to their options", f"{where}:{line}"))
     band = _band(document.get("band") or [])
     if band is None:
         problems.append(Problem("band: is not a list of [tokens, lowest, highest]", f"{where}:{lines['band'][0]}"))
     if problems:
         raise UserError(*problems)
     assert isinstance(options, dict) and band is not None
-    values = {str(name).replace("-", "_"): value for name, value in options.items()}
-    at = _lines(lines["options"][1])
-    places = {name.replace("-", "_"): f"{where}:{line}" for name, (line, _) in at.items()}
-    return Recipe(
+    recipe = Recipe(
         name=str(document.get("name", default_name)),
         line=str(document.get("line", "")),
         command=str(document.get("command", "pretrain")),
-        options=values,
+        options=_named(options),
         text=text,
-        places=places,
+        places=_places(lines["options"][1], where),
         band=band,
+    )
+    models = {model: node for model, (_, node) in _lines(lines["by_model"][1]).items()} if by_model else {}
+    return replace(
+        recipe,
+        by_model={
+            model: replace(recipe, options=_named(by_model[model]), places=_places(node, where))
+            for model, node in models.items()
+        },
     )
 
 
@@ -114,8 +133,18 @@ def resolve_with_recipe(options_class: type[OptionsT], given: Mapping[str, Any],
     reference = given.get("recipe")
     if "recipe" not in option_fields(options_class) or not isinstance(reference, str | os.PathLike):
         return resolve(options_class, given, given_source=source)
-    recipe = load_recipe(os.fspath(reference))
+    model = given.get("model")
+    recipe = load_recipe(os.fspath(reference)).for_model(model if isinstance(model, str) else None)
     return resolve(options_class, given, recipe.options, recipe.name, source, recipe.places)
+
+
+def _named(options: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name).replace("-", "_"): value for name, value in options.items()}
+
+
+def _places(node: yaml.Node, where: str) -> dict[str, str]:
+    """Option → ``file:line``."""
+    return {name.replace("-", "_"): f"{where}:{line}" for name, (line, _) in _lines(node).items()}
 
 
 def _lines(node: yaml.Node) -> dict[str, tuple[int, yaml.Node]]:

@@ -23,6 +23,7 @@ from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved
 from gptloom.config.signals import signals_named
 from gptloom.data.reading import check_encoding
+from gptloom.model.layouts import layout_for
 from gptloom.model.store import read_config
 from gptloom.observe.readers import make_readers
 from gptloom.stages.architecture import (
@@ -62,6 +63,7 @@ def check_options(asked: Asked, world: World) -> None:
     model = None
     try:
         model = _outline(asked.options)
+        problems += [] if model is None else layout_for(model).unfit(model)  # it could be trained, and not be saved
     except UserError as error:
         problems += error.problems
     problems += [
@@ -96,7 +98,7 @@ def _placed(problem: Problem, asked: Asked) -> Problem:
         mend = f"--no-{name.replace('_', '-')}"
     elif mend == LEAVE_OUT:
         mend = f"gptloom recipes copy {recipe}, and leave it out of the copy"
-    return replace(problem, where=load_recipe(recipe).places.get(name), mend=mend)
+    return replace(problem, where=load_recipe(recipe).for_model(asked.options.model).places.get(name), mend=mend)
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------

@@ -125,3 +125,31 @@ def test_the_recipe_of_the_documentation_is_one() -> None:
     recipe = parse_recipe(block.removeprefix("yaml\n"), "mine.yaml", "mine")
     resolve_with_recipe(PretrainOptions, {**recipe.options, "data": "a"}, "python")
     assert recipe.band == ((1_536_000.0, 1.75, 2.0),)
+
+
+BY_MODEL = """\
+options:
+  model: gpt3-small
+  lr: 1.0
+  clip: 2.0
+by_model:
+  gpt3-small: {lr: 6.0e-4}
+  gpt3-xl:
+    lr: 2.0e-4
+    batch-tokens: 8
+"""
+
+
+def test_a_recipe_has_options_of_its_own_for_each_model(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(BY_MODEL, encoding="utf-8")
+    given = {"recipe": str(path), "data": "a"}
+    own = resolve_with_recipe(PretrainOptions, given, "python").options
+    assert (own.lr, own.clip, own.batch_tokens) == (6e-4, 2.0, None)
+    other = resolve_with_recipe(PretrainOptions, {**given, "model": "gpt3-xl"}, "python")
+    assert (other.options.lr, other.options.batch_tokens, other.source("lr")) == (2e-4, 8, "recipe mine")
+    assert load_recipe(str(path)).for_model("gpt3-xl").places["lr"].endswith("mine.yaml:8")
+    assert resolve_with_recipe(PretrainOptions, {**given, "model": "gpt3-xl", "lr": 3e-4}, "python").options.lr == 3e-4
+    assert resolve_with_recipe(PretrainOptions, {**given, "model": "gpt2"}, "python").options.lr == 1.0
+    with pytest.raises(UserError, match=r"mine.yaml:5: by_model: is not a mapping"):
+        parse_recipe("options:\n  lr: 1.0\n\n\nby_model: {gpt2: 3}\n", "mine.yaml", "mine")

@@ -198,7 +198,12 @@ def test_what_comes_from_a_recipe_says_so_and_how_to_be_rid_of_it() -> None:
     assert "shakespeare-char.yaml" in str(refused.value)
 
 
+def test_a_model_that_no_folder_could_hold_is_refused_before_it_is_trained() -> None:
+    (found,) = problems(model="gpt2", head_dim=80)
+    assert "head_dim is 80; the gpt2 layout holds only 64" in found
+
+
 def test_recipes_have_no_conflicts_of_their_own() -> None:
     for name in recipe_names():
-        nodes = {"out": "x", "nodes": ["a", "b", "c"], "offload": False} if name == "modern-20b" else {}
+        nodes = {"out": "x", "nodes": ["a", "b", "c"], "offload": False} if name.endswith("-20b") else {}
         assert problems(recipe=name, **nodes) == [], name
