@@ -25,6 +25,7 @@ _PUBLIC = {
     "fill_mask": "gptloom.cli.fill_mask:fill_mask",
     "evaluate": "gptloom.cli.evaluate:evaluate",
     "import_model": "gptloom.cli.import_model:import_model",
+    "export": "gptloom.cli.export:export",
     "tokenizer_train": "gptloom.cli.tokenizer:tokenizer_train",
     "tokenizer_show": "gptloom.cli.tokenizer:tokenizer_show",
     "tokenizer_report": "gptloom.cli.tokenizer:tokenizer_report",

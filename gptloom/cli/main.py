@@ -66,6 +66,7 @@ TABLE = (
     Entry("fill-mask", "which words a model expects where a text says [MASK]", "fill_mask", "Use"),
     Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
     Entry("import", "bring in a model of transformers or the Hugging Face hub", "import_model", "Doors"),
+    Entry("export", "write a model for transformers, llama.cpp, Ollama or your own program", "export", "Doors"),
     Entry("tokenizer train", "train a tokenizer on text", "tokenizer", "Prepare"),
     Entry("tokenizer show", "show a text as tokens", "tokenizer", "Prepare"),
     Entry("tokenizer report", "how well a tokenizer fits a text", "tokenizer", "Prepare"),

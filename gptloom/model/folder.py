@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,14 @@ def refuse_pickle(path: Path) -> UserError:
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, marks: Sequence[str] = (CONFIG_FILE,)) -> Iterator[Path]:
     """Gives an empty sibling to fill; when the block ends well it is synced and takes the place of ``folder``.
 
     Raises:
-        UserError: ``folder`` exists, is not empty, and is no model folder.
+        UserError: ``folder`` exists, is not empty, and has none of the files ``marks``: it is no model folder.
     """
-    if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    ours = any((folder / mark).is_file() for mark in marks)
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(Problem("exists and is not a model folder; it is left as it is", str(folder), "another --out"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = _sibling(folder, "part")

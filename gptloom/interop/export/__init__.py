@@ -1,0 +1,1 @@
+"""The door out: a model as other programs read it."""

@@ -1,0 +1,183 @@
+"""Through the door out: every reason against it at once, the result written whole or not at all, and its receipt."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.model import ModelConfig
+from gptloom.interop.export.gguf_target import GGUF
+from gptloom.interop.export.hugging_face import HuggingFace
+from gptloom.interop.export.plain import Plain
+from gptloom.interop.export.source import StoredModel, open_source
+from gptloom.interop.export.target import DTYPE_NAMES, ROUNDING, Target
+from gptloom.interop.receipt import RECEIPT_FILE, Prompt, Receipt, Witness, compare, fixed_prompts, write_receipt
+from gptloom.interop.witness import OurModel
+from gptloom.model.folder import CONFIG_FILE, replaced_folder
+from gptloom.observe.terminal import human_bytes
+from gptloom.train.disk import free_bytes
+
+TARGETS: dict[str, Target] = {target.name: target for target in (HuggingFace(), GGUF(), Plain())}
+BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}  # of a number
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        files: names in it.
+        n_bytes: of all of them.
+        dtype: of the matrices.
+        receipt: also in ``receipt.json``.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    n_bytes: int
+    dtype: str
+    receipt: Receipt
+
+
+def export_model(
+    reference: str, to: str, out: Path, *, dtype: str | None = None, verify: bool = True, overwrite: bool = False
+) -> Exported:
+    """Writes the model that ``reference`` names to ``out`` as other programs read it, and compares what they will compute.
+
+    Args:
+        reference: a run, a model folder or ``hf:...``.
+        to: a key of ``TARGETS``.
+        out: a folder that is made.
+        dtype: of the matrices, one of the target's ``dtypes``; as they are stored where None.
+        verify: open the result again, compare, and write down how far it lies from the source.
+        overwrite: replace what an earlier export or import wrote there.
+
+    Raises:
+        UserError: no trained model, an unknown format or dtype, a model that the format cannot express (every reason at
+            once), an ``out`` that is taken or cannot be written, too little room.
+        VerificationError: the result computes something else; nothing is left in ``out``.
+    """
+    if to not in TARGETS:
+        raise UserError(Problem(f"nothing is exported to {to!r}", mend=f"--to: {nearest(to, TARGETS)}"))
+    target = TARGETS[to]
+    problems = [*_unfit_dtype(target, dtype), *_taken(out, overwrite)]
+    try:
+        source = open_source(reference)
+    except UserError as error:
+        raise UserError(*problems, *error.problems) from None
+    stored = dtype or DTYPE_NAMES.get(source.dtype, "f32")
+    problems += target.unfit(source)
+    problems += _no_room(out, source.numbers * BYTES.get(stored, 4.0))
+    if problems:
+        raise UserError(*problems)
+    with _system_errors(out), replaced_folder(out, (CONFIG_FILE, RECEIPT_FILE)) as partial:
+        target.write(source, partial, dtype)
+        notes = target.notes(source, dtype)
+        receipt = _receipt(source, target, partial, out.name, dtype, notes) if verify else Receipt.unverified(*notes)
+        receipt.check()
+        write_receipt(partial, receipt)
+        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+    return Exported(out, tuple(sizes), sum(sizes.values()), stored, receipt)
+
+
+# ---- reasons against it ------------------------------------------------------------------------------------------------
+
+
+def _unfit_dtype(target: Target, dtype: str | None) -> list[Problem]:
+    if dtype is None or dtype in target.dtypes:
+        return []
+    others = [other.name for other in TARGETS.values() if dtype in other.dtypes]
+    elsewhere = f", or --to {others[0]}" if others else ""
+    return [Problem(f"{target.name} has no dtype {dtype}", mend=f"--dtype {' or '.join(target.dtypes)}{elsewhere}")]
+
+
+def _taken(out: Path, overwrite: bool) -> list[Problem]:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return []
+    if not out.is_dir():
+        return [Problem("it is a file, and an export is a folder", str(out), "another --out")]
+    if overwrite and any((out / name).is_file() for name in (CONFIG_FILE, RECEIPT_FILE)):
+        return []
+    mend = "another --out" + ("" if overwrite else ", or --overwrite where it is an earlier export")
+    return [Problem("it exists already; it is left as it is", str(out), mend)]
+
+
+def _no_room(out: Path, n_bytes: float) -> list[Problem]:
+    free = free_bytes(out)
+    if n_bytes <= free:
+        return []
+    what = f"the result takes about {human_bytes(int(n_bytes))} and the disk has {human_bytes(free)} left"
+    return [Problem(what, str(out), "make room, another --out, or a smaller --dtype")]
+
+
+@contextmanager
+def _system_errors(out: Path) -> Iterator[None]:
+    """What the system refuses is said in a sentence; a full disk goes on, the command line has its own words for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno == errno.ENOSPC:
+            raise
+        where = str(error.filename or out)
+        raise UserError(Problem(f"the system does not allow it: {error.strerror}", where, "another --out")) from None
+
+
+# ---- the receipt -------------------------------------------------------------------------------------------------------
+
+
+class _Remembered:
+    """A witness that is asked once, however often it is compared."""
+
+    def __init__(self, witness: Witness, name: str) -> None:
+        self.name = name
+        self._witness = witness
+        self._answers: list[dict[str, Tensor]] | None = None
+
+    def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
+        if self._answers is None:
+            self._answers = self._witness.answers(prompts)
+        return self._answers
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
+        return self._witness.token_ids(texts)
+
+
+def _receipt(
+    source: StoredModel, target: Target, folder: Path, name: str, dtype: str | None, notes: Sequence[str]
+) -> Receipt:
+    """Two comparisons where numbers are rounded, one after the other, with one model in memory at a time.
+
+    The result against the source rounded alike must agree as float32 does: a tensor in a wrong place would show. The
+    result against the source as it is shows what the rounding itself does; that has a tolerance of its own.
+    """
+    prompts = _prompts(source)
+    witness = target.candidate(source, folder)
+    candidate = _Remembered(witness, witness.name.replace(folder.name, name))
+    exact = compare(target.reference(source, dtype), candidate, prompts, notes=notes)
+    if dtype is None or not _rounds(source.dtype, dtype):
+        return exact
+    exact.check()
+    plain = OurModel(source.folder, source.tokenizer)
+    rounding = f"rounded to {dtype}: against the source rounded alike, logits differ by up to"
+    found = [output["max_difference"] for output in exact.outputs.values()]
+    return compare(plain, candidate, prompts, tolerance=ROUNDING[dtype], notes=[*notes, f"{rounding} {max(found):.1e}"])
+
+
+def _rounds(stored: torch.dtype, dtype: str) -> bool:
+    return dtype != "f32" and DTYPE_NAMES.get(stored) != dtype
+
+
+def _prompts(source: StoredModel) -> list[Prompt]:
+    config: ModelConfig = source.config
+    tokenizer = source.tokenizer
+    special = (None, None, None) if tokenizer is None else (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
+    masked = config.mask == "bidirectional"
+    return fixed_prompts(tokenizer, config.vocab_size, config.context, masked=masked, special=special)
