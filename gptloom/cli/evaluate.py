@@ -1,4 +1,4 @@
-"""``gptloom evaluate``: loss, perplexity and bits per byte of a model on text."""
+"""``gptloom evaluate``: loss, perplexity and bits per byte of a model on text; of a BERT, how well it guesses masked words."""
 
 from __future__ import annotations
 
@@ -20,39 +20,62 @@ from gptloom.config.resolve import Resolved
 if TYPE_CHECKING:
     from gptloom.data.batches import Tokens
     from gptloom.data.documents import Document
+    from gptloom.evaluation.masked import MaskedScore
     from gptloom.evaluation.perplexity import TextScore
+    from gptloom.model.transformer import Transformer
     from gptloom.tokenizer import Tokenizer
+
+    Score = TextScore | MaskedScore
 
 STDIN = "-"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What ``gptloom.evaluate`` returns: the score of each file by its name, and of all of them together."""
+    """What ``gptloom.evaluate`` returns: the score of each file by its name, and of all of them together.
+
+    Scores are ``TextScore`` for models that write from left to right, ``MaskedScore`` for those that fill masks.
+    """
 
     model: str
-    files: dict[str, TextScore]
+    files: dict[str, Score]
 
     @property
-    def total(self) -> TextScore:
-        """All files as one: nats, tokens and bytes added up."""
+    def total(self) -> Score:
+        """All files as one: whatever can be counted added up."""
         return reduce(add, self.files.values())
 
 
 def evaluate_texts(resolved: Resolved[EvaluateOptions]) -> Evaluated:
-    """Measures how well a model predicts text: loss, perplexity and bits per byte of each file and of all."""
+    """Measures how well a model predicts text: loss, perplexity and bits per byte of each file and of all.
+
+    Of a model that fills masks it is the loss and the accuracy on masked words.
+    """
     import torch
 
-    from gptloom.evaluation.perplexity import score_tokens
-    from gptloom.interop.open import load
+    from gptloom.interop.open import open_model
 
     options = resolved.options
     texts = _open_texts(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = load(options.model, device=options.device, precision=options.precision, untrained=options.untrained)
-    scores = {name: score_tokens(model, text(model.tokenizer), stride=options.stride) for name, text in texts.items()}
-    return Evaluated(options.model, scores)
+    opened = open_model(options.model, device=options.device, precision=options.precision, untrained=options.untrained)
+    score = _scorer(*opened, options)
+    return Evaluated(options.model, {name: score(text(opened[1])) for name, text in texts.items()})
+
+
+def _scorer(model: Transformer, tokenizer: Tokenizer, options: EvaluateOptions) -> Callable[[Tokens], Score]:
+    """What scores tokens, by what the model is for."""
+    from gptloom.evaluation.masked import score_masked
+    from gptloom.evaluation.perplexity import score_tokens
+    from gptloom.generation.language_model import LanguageModel
+
+    if model.config.mask == "causal":
+        return partial(score_tokens, LanguageModel(model, tokenizer), stride=options.stride)
+    if options.stride is not None:
+        what = "--stride does nothing: this model sees both sides of a word, and every window stands for itself"
+        raise UserError(Problem(what, mend="leave it out"))
+    return partial(score_masked, model, tokenizer)
 
 
 def _open_texts(options: EvaluateOptions) -> dict[str, Callable[[Tokenizer], Tokens]]:
@@ -101,38 +124,48 @@ def _standard_input(separator: str | None) -> list[Document]:
 def run_evaluate(resolved: Resolved[EvaluateOptions], out: Output) -> None:
     """Measures how well a model predicts text: loss, perplexity and bits per byte.
 
-    Bits per byte can be compared between models with different tokenizers, loss and perplexity cannot.
+    Bits per byte can be compared between models with different tokenizers, loss and perplexity cannot. Of a model that
+    fills masks (BERT) it is the loss and the accuracy on masked words, 15 % of the text.
     """
     result = evaluate_texts(resolved)
     if len(result.files) > 1:
-        rows = [_row(name, score) for name, score in [*result.files.items(), ("total", result.total)]]
-        header = ("file", "loss", "perplexity", "bits per byte", "tokens", "bytes")
+        rows = [(name, *_shown(score).values()) for name, score in [*result.files.items(), ("total", result.total)]]
+        header = ("file", *_shown(result.total))
         out.table(header, rows, right=header[1:])
-    total = result.total
-    out.result(f"loss: {total.loss:.4f}")
-    out.result(f"perplexity: {total.perplexity:.2f}")
-    out.result(f"bits per byte: {_number(total.bits_per_byte)}")
-    out.result(f"tokens: {total.tokens:,}")
+    total = _shown(result.total)
+    for name in [name for name in total if name != "bytes"]:
+        out.result(f"{name}: {total[name]}")
     files = {name: _facts(score) for name, score in result.files.items()}
-    out.document({"model": result.model, **_facts(total), "files": files})
+    out.document({"model": result.model, **_facts(result.total), "files": files})
 
 
-def _row(name: str, score: TextScore) -> tuple[str, ...]:
-    numbers = (f"{score.loss:.4f}", f"{score.perplexity:.2f}", _number(score.bits_per_byte))
-    return (name, *numbers, f"{score.tokens:,}", f"{score.n_bytes:,}" if score.n_bytes else "–")
+def _shown(score: Score) -> dict[str, str]:
+    """The figures of a score as they are printed, by their names."""
+    from gptloom.evaluation.masked import MaskedScore
+
+    if isinstance(score, MaskedScore):
+        return {"loss": f"{score.loss:.4f}", "accuracy": f"{score.accuracy:.2%}", "masked words": f"{score.masked:,}"}
+    return {
+        "loss": f"{score.loss:.4f}",
+        "perplexity": f"{score.perplexity:.2f}",
+        "bits per byte": "–" if score.bits_per_byte is None else f"{score.bits_per_byte:.4f}",
+        "tokens": f"{score.tokens:,}",
+        "bytes": f"{score.n_bytes:,}",
+    }
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _facts(score: Score) -> dict[str, Any]:
+    """The figures of a score as JSON values."""
+    from gptloom.evaluation.masked import MaskedScore
 
-
-def _facts(score: TextScore) -> dict[str, Any]:
+    if isinstance(score, MaskedScore):
+        return {"loss": score.loss, "accuracy": score.accuracy, "masked": score.masked, "correct": score.correct}
     return {
         "loss": score.loss,
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens,
-        "bytes": score.n_bytes or None,
+        "bytes": score.n_bytes,
     }
 
 

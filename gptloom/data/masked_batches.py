@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.batch import Batch
+from gptloom.data.batches import Tokens
 from gptloom.data.built import TrainingShards
 from gptloom.data.masked_examples import (
     EXTRA,
@@ -111,7 +112,7 @@ class MaskedBatches(OrderedBatches):
 
 
 def masked_eval_batches(
-    tokens: TokenShards,
+    tokens: Tokens,
     context: int,
     rows: int,
     vocabulary: MaskVocabulary,
@@ -139,8 +140,9 @@ def masked_eval_batches(
         yield _masked_batch(ids, segments, real, labels[part], keys, vocabulary, masking)
 
 
-def _eval_places(tokens: TokenShards, context: int, pairs: PairChoice, seed: int) -> tuple[Ints, Ints]:
+def _eval_places(tokens: Tokens, context: int, pairs: PairChoice, seed: int) -> tuple[Ints, Ints]:
     if pairs != "none":
+        assert isinstance(tokens, TokenShards), "only shards know where sentences end"
         found = PairedSentences(tokens, 1.0, pairs, context, seed).round(0)
         return found.spans, found.labels.astype(np.int64)
     length = context - EXTRA[pairs]

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gptloom.data.batches import Tokens
 from gptloom.data.masking import Bools, MaskVocabulary
 from gptloom.data.order import hash_words
 from gptloom.data.pairs import PairKind, Pairs, build_pairs
@@ -101,7 +102,7 @@ def examples_of(tokens: TokenShards, weight: float, pairs: PairChoice, context: 
 
 
 def lay_out(
-    tokens: TokenShards, spans: Ints, labels: Ints, context: int, vocabulary: MaskVocabulary
+    tokens: Tokens, spans: Ints, labels: Ints, context: int, vocabulary: MaskVocabulary
 ) -> tuple[Ints, Ints, Bools]:
     """Rows of (ids, segments, real tokens), all [N, T], filled up with padding."""
     ids = np.full((len(spans), context), vocabulary.pad_id, dtype=np.int64)
