@@ -99,13 +99,14 @@ class ShownWindow:
     end: int
     ids: list[int]
     text: str
+    second: tuple[int, int] | None = None  # of a pair of sentences: where the second one lies
+    pair_label: int | None = None  # 0: it follows the first, 1: it does not, -1: there is none
 
 
 def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
     """The first ``rows`` windows that ``step`` of a run was, or will be, trained on; without what a guard left out."""
-    from gptloom.data.batches import TokenBatches
     from gptloom.observe.events import read_events
-    from gptloom.stages.settings import step_sizes
+    from gptloom.stages.goal import training_batches
     from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
     from gptloom.tokenizer import load_tokenizer
     from gptloom.train.rollback import excluded_windows
@@ -119,12 +120,17 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
         what = "its preparation was broken off before the size of a batch was chosen"
         raise UserError(Problem(what, where=options.run, mend="start it again with --overwrite"))
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    length = trained.row_tokens(trained.context)
-    batches = TokenBatches(reopen_shards(trained, folder / DATA).train, length, step_sizes(trained), trained.seed)
+    shards = reopen_shards(trained, folder / DATA)
+    batches = training_batches(trained, trained.context, shards, tokenizer, trained.seed)
     shown = []
     excluded = excluded_windows(read_events(folder / EVENTS))
+    batch = batches.batch(options.step - 1, excluded)
     for row, place in enumerate(batches.describe(options.step - 1, excluded)[: options.rows]):
-        ids = batches.sources[place.source][0].read(place.start, place.end - place.start).tolist()
+        if trained.objective == "masked":  # as the model sees it
+            real = slice(None) if batch.padding_mask is None else batch.padding_mask[row]
+            ids = batch.ids[row][real].tolist()
+        else:
+            ids = batches.sources[place.source][0].read(place.start, place.end - place.start).tolist()
         shown.append(ShownWindow(row, **asdict(place), ids=ids, text=tokenizer.decode(ids)))
     return shown
 

@@ -208,18 +208,43 @@ def choose_pace(
         needed = -(-(shards.valid.n_tokens - 1) // (length * options.micro_batch))
         if affordable < needed:
             resolved = resolved.derive("limit_batches", affordable, "a tenth of the time between evaluations")
-    too_long = [prompt for prompt in options.sample if len(tokenizer.encode(prompt)) >= config.context]
-    if too_long:
-        what = f"--sample {too_long[0][:40]!r}... leaves no room in a context of {config.context} tokens"
-        raise UserError(Problem(what, mend="a shorter prompt"))
+    check_samples(options, config, tokenizer)
     if not options.sample and options.sample_tokens and shards.valid is not None:
-        resolved = resolved.derive("sample", [first_words(shards, tokenizer)], "the first words of the validation text")
+        words = first_words(shards, tokenizer)
+        if options.objective == "masked":
+            prompt, rule = hide_a_word(words), "the first words of the validation text, one of them hidden"
+        else:
+            prompt, rule = " ".join(words[:4]), "the first words of the validation text"
+        resolved = resolved.derive("sample", [prompt], rule)
     return resolved
 
 
-def first_words(shards: TrainingShards, tokenizer: Tokenizer) -> str:
-    """The beginning of the validation text: a few words, without the last one's trailing space."""
+def check_samples(options: PretrainOptions, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """UserError for prompts that are too long, or have no mask where masked words are learned."""
+    problems = []
+    for prompt in options.sample:
+        shown = repr(prompt if len(prompt) <= 40 else prompt[:40] + "...")
+        masked = options.objective == "masked"
+        ids = tokenizer.encode(prompt, special=masked)
+        if masked and tokenizer.mask_id not in ids:
+            problems.append(Problem(f"--sample {shown} has no [MASK] to be filled", mend="put [MASK] for a word"))
+        around = 2 if masked else 1  # [CLS] and [SEP], or a word to be written
+        if len(ids) + around > config.context:
+            what = f"--sample {shown} leaves no room in a context of {config.context} tokens"
+            problems.append(Problem(what, mend="a shorter prompt"))
+    if problems:
+        raise UserError(*problems)
+
+
+def first_words(shards: TrainingShards, tokenizer: Tokenizer) -> list[str]:
+    """The beginning of the validation text, a few words."""
     assert shards.valid is not None
     ids = shards.valid.read(0, min(12, shards.valid.n_tokens)).tolist()
     words = tokenizer.decode(ids, skip_special=True).split()
-    return " ".join(words[:-1][:4]) or "The"  # the last word may be cut off
+    return words[:-1] or ["The"]  # the last word may be cut off
+
+
+def hide_a_word(words: list[str]) -> str:
+    """The words with [MASK] in place of the middle one."""
+    middle = len(words) // 2
+    return " ".join([*words[:middle], "[MASK]", *words[middle + 1 :]])

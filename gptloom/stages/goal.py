@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.data.batch import Batch
-from gptloom.data.batches import eval_batches
-from gptloom.data.built import TrainingShards
+from gptloom.data.batches import TokenBatches, eval_batches
+from gptloom.data.built import TrainingShards, check_enough
+from gptloom.data.masked_batches import MaskedBatches, check_enough_masked, masked_eval_batches
+from gptloom.data.masked_examples import PairChoice
+from gptloom.data.masking import Masking, MaskVocabulary
+from gptloom.data.ordered import OrderedBatches
 from gptloom.model.init import output_std
+from gptloom.stages.foresee import ForeseenTokens
+from gptloom.stages.settings import step_sizes
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.objective import MaskedWords, NextToken, Objective
 from gptloom.train.parallel import Parallel
@@ -42,21 +47,50 @@ def first_losses(options: PretrainOptions, config: ModelConfig) -> tuple[float, 
     return expected - 0.5, expected + (2.5 if repeats else 0.5)
 
 
+def training_batches(
+    options: PretrainOptions, context: int, shards: TrainingShards, tokenizer: Tokenizer, seed: int
+) -> OrderedBatches:
+    """The global batch of every step, for a model of that ``context``."""
+    length, sizes = options.row_tokens(context), step_sizes(options)
+    if options.objective == "next":
+        return TokenBatches(shards.train, length, sizes, seed)
+    vocabulary, masking = MaskVocabulary.of(tokenizer, whole_word=options.whole_word), _masking(options)
+    pairs = _pairs(options, shards)
+    return MaskedBatches(shards.train, length, sizes, seed, vocabulary, pairs=pairs, masking=masking)
+
+
 def held_out_batches(
-    options: PretrainOptions, config: ModelConfig, shards: TrainingShards, tokenizer: Tokenizer, rows: int
+    options: PretrainOptions, context: int, shards: TrainingShards, tokenizer: Tokenizer, rows: int
 ) -> Iterator[Batch]:
     """The validation text in batches of at most ``rows``, the same ones at each evaluation."""
     assert shards.valid is not None
-    return eval_batches(shards.valid, options.row_tokens(config.context), rows)
+    length = options.row_tokens(context)
+    if options.objective == "next":
+        return eval_batches(shards.valid, length, rows)
+    vocabulary, masking = MaskVocabulary.of(tokenizer, whole_word=options.whole_word), _masking(options)
+    return masked_eval_batches(shards.valid, length, rows, vocabulary, pairs=options.pairs, masking=masking)
+
+
+def _pairs(options: PretrainOptions, shards: TrainingShards) -> PairChoice:
+    """As asked for; of tokens that a dry run only foresees no sentences are known, but the number of rows is alike."""
+    foreseen = any(isinstance(tokens, ForeseenTokens) for tokens, _ in shards.train)
+    return "none" if foreseen else options.pairs
+
+
+def _masking(options: PretrainOptions) -> Masking:
+    return Masking(options.mask_rate, options.masking, options.whole_word)
+
+
+def check_text(options: PretrainOptions, context: int, shards: TrainingShards) -> None:
+    """UserError when the shards do not make a single example to train on, or to validate with."""
+    length, validates = options.row_tokens(context), options.split != "none"
+    if options.objective == "next":
+        check_enough(shards, length, validates=validates)
+    else:
+        check_enough_masked(shards, length, _pairs(options, shards), validates=validates)
 
 
 def check_tokenizer_for(options: PretrainOptions, tokenizer: Tokenizer) -> None:
     """UserError when masked words are to be learned with a vocabulary that has no token for a mask."""
-    missing = [
-        name
-        for name, token in (("[MASK]", tokenizer.mask_id), ("[CLS]", tokenizer.cls_id), ("[SEP]", tokenizer.sep_id))
-        if token is None
-    ]
-    if options.objective == "masked" and missing:
-        what = f"--objective masked needs tokens that this tokenizer lacks: {', '.join(missing)}"
-        raise UserError(Problem(what, options.tokenizer, "--tokenizer wordpiece (trained on the text), or bert"))
+    if options.objective == "masked":
+        MaskVocabulary.of(tokenizer, whole_word=options.whole_word)

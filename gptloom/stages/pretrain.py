@@ -12,8 +12,8 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.resolve import Resolved, resolve, write_config
-from gptloom.data.batches import TokenBatches
-from gptloom.data.built import TrainingShards, check_enough
+from gptloom.data.built import TrainingShards
+from gptloom.data.ordered import OrderedBatches
 from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.model.store import check_vocabulary
@@ -24,7 +24,7 @@ from gptloom.stages.claim import Claim
 from gptloom.stages.conflicts import check_options, recipe_named
 from gptloom.stages.derive import Steps, count_steps, efficiency
 from gptloom.stages.foresee import foresee_shards
-from gptloom.stages.goal import check_tokenizer_for, first_losses
+from gptloom.stages.goal import check_text, check_tokenizer_for, first_losses, training_batches
 from gptloom.stages.joining import asked_world, asks_for_processes, join_training, launched
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine, foresee_machine, process_memory, use_machine
@@ -64,9 +64,8 @@ class Plan:
     data_hash: str | None
 
     @property
-    def batches(self) -> TokenBatches:
-        options = self.resolved.options
-        return TokenBatches(self.shards.train, options.row_tokens(self.config.context), step_sizes(options), 0)
+    def batches(self) -> OrderedBatches:
+        return training_batches(self.resolved.options, self.config.context, self.shards, self.tokenizer, 0)
 
     @property
     def beside_the_folder(self) -> dict[str, Any]:
@@ -192,7 +191,7 @@ def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, folder: Path
     n_tokens = sum(int(tokens.n_tokens * weight) for tokens, weight in shards.train)
     config, resolved = choose_config(resolved, base, tokenizer.vocab_size, n_tokens, machine.peak)
     check_vocabulary(tokenizer, config, str(folder / TOKENIZER))
-    check_enough(shards, resolved.options.row_tokens(config.context), validates=resolved.options.split != "none")
+    check_text(resolved.options, config.context, shards)
     expected = _expected_tokens(resolved.options, config, n_tokens, machine)
     resolved = choose_optimization(resolved, config, expected, machine)
     if claim is not None:

@@ -11,7 +11,6 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import DurabilityOptions, ParallelOptions, option_fields
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.resolve import Resolved, resolve, write_config
-from gptloom.data.batches import TokenBatches
 from gptloom.data.built import check_tokenizer
 from gptloom.model.reference import finished_checkpoints, is_run
 from gptloom.model.store import read_config as read_model_config
@@ -20,14 +19,16 @@ from gptloom.observe.events import read_events
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
 from gptloom.stages.derive import Steps, count_steps
+from gptloom.stages.goal import training_batches
 from gptloom.stages.joining import asks_for_processes, join_training, launched
 from gptloom.stages.machine import check_room, use_machine
 from gptloom.stages.pretrain import train_in
 from gptloom.stages.settings import loop_settings, schedule_of, step_sizes
 from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task, stored_options
-from gptloom.stages.text import DATA, reopen_shards
+from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import checkpoint_facts, start
+from gptloom.tokenizer.load import load_tokenizer
 from gptloom.train.agreement import check_shared_folder
 from gptloom.train.assemble import empty_model
 from gptloom.train.checkpoint import FOLDER, MODEL, newest_sound, read_checkpoint
@@ -189,7 +190,7 @@ def _wanted_steps(given: ResumeOptions, options: PretrainOptions, folder: Path, 
     assert options.context is not None
     length, sizes = options.row_tokens(options.context), step_sizes(options)
     shards = reopen_shards(options, folder / DATA)
-    batches = TokenBatches(shards.train, length, sizes, options.seed)
+    batches = training_batches(options, options.context, shards, load_tokenizer(folder / TOKENIZER), options.seed)
     seconds = batches.tokens_per_step / train[-1]["tokens_per_second"] if train else 1.0
     return count_steps(
         sizes,

@@ -16,15 +16,15 @@ from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, read_config
 from gptloom.data.batch import Batch
-from gptloom.data.batches import TokenBatches
 from gptloom.data.built import TrainingShards
+from gptloom.data.ordered import OrderedBatches
 from gptloom.model.counting import count_parameters
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.stages.architecture import SHAPE, fields_of, named_preset
 from gptloom.stages.band import Row
-from gptloom.stages.goal import held_out_batches, objective_for
+from gptloom.stages.goal import held_out_batches, objective_for, training_batches
 from gptloom.stages.machine import Machine, spread
 from gptloom.stages.settings import step_sizes
 from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
@@ -46,7 +46,7 @@ class Task:
     config: ModelConfig
     tokenizer: Tokenizer
     shards: TrainingShards
-    batches: TokenBatches
+    batches: OrderedBatches
     dtype: torch.dtype
     parallel: Parallel
     base: Path | None  # the model that the training goes on from
@@ -65,7 +65,7 @@ class Task:
 
     def held_out(self, rows: int) -> Iterator[Batch]:
         """The validation text in batches of ``rows``, each time the same."""
-        return held_out_batches(self.resolved.options, self.config, self.shards, self.tokenizer, rows)
+        return held_out_batches(self.resolved.options, self.config.context, self.shards, self.tokenizer, rows)
 
     def new_model(self) -> Transformer:
         """A model as the training begins with it: fresh from the seed, or the base's weights."""
@@ -106,7 +106,7 @@ def open_task(
         config,
         tokenizer,
         shards,
-        TokenBatches(shards.train, length, sizes, options.seed),
+        training_batches(options, config.context, shards, tokenizer, options.seed),
         machine.dtype,
         parallel,
         Path(found["base"]) if found["base"] else None,

@@ -210,10 +210,10 @@ def describe_worst(
 
 
 def filled(model: Transformer, tokenizer: Tokenizer, text: str) -> str:
-    """The likeliest words for each mask of a text, and how likely they are."""
+    """The likeliest words for each mask of a text, and how likely they are, a line each."""
     (found,) = fill_masks(model, tokenizer, [text], top=3)
-    masks = (", ".join(f"{word.text} {word.probability:.0%}" for word in words) for words in found.masks)
-    return " · ".join(masks)
+    masks = ("  ".join(f"{word.text} ({word.probability:.0%})" for word in words) for words in found.masks)
+    return "".join(f"\n[MASK] → {words}" for words in masks)
 
 
 class Sample:

@@ -1,7 +1,7 @@
 """Acting on the guard: an update skipped, the run put back to a checkpoint before the trouble, or stopped.
 
 What is decided is written to the event log, and synced, before it is done. The windows of text that a roll-back leaves
-out are an input of the data order (``TokenBatches.batch(step, excluded)``), so a run that is killed at any moment reads
+out are an input of the data order (``OrderedBatches.batch(step, excluded)``), so a run that is killed at any moment reads
 them there and goes on with exactly the same batches.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from gptloom.config.errors import GuardStop, UserError
 from gptloom.data.batch import Batch
-from gptloom.data.batches import TokenBatches
+from gptloom.data.ordered import OrderedBatches
 from gptloom.model.reference import finished_checkpoints
 from gptloom.train.checkpoint import forget_after, read_checkpoint
 from gptloom.train.diagnosis import diagnose
@@ -47,7 +47,7 @@ class WayBack:
     process. ``events``: those of the run so far.
     """
 
-    def __init__(self, batches: TokenBatches, put_back: PutBack, events: Sequence[Event] = ()) -> None:
+    def __init__(self, batches: OrderedBatches, put_back: PutBack, events: Sequence[Event] = ()) -> None:
         self.batches, self.put_back = batches, put_back
         self.excluded = excluded_windows(events)
         self.taken = [event["step"] for event in events if _to_step(event) is not None]
