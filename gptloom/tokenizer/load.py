@@ -220,7 +220,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = {**_read_json(folder / "special_tokens_map.json"), **config}
     if (folder / "chat_template.jinja").is_file():
         config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return config
+    return {key: _as_transformers_reads(value) for key, value in config.items()}
+
+
+def _as_transformers_reads(value: Any) -> Any:
+    """Tokens by their spelling where they are described without the type that ``tokenizer_config.json`` asks for."""
+    if isinstance(value, list):
+        return [_as_transformers_reads(one) for one in value]
+    described = isinstance(value, dict) and "content" in value and "__type" not in value
+    return value["content"] if described else value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -88,3 +88,25 @@ def test_too_large_a_vocabulary_exits_with_2_and_a_size(
 def test_a_weight_means_nothing_here(plays: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weight"):
         gptloom.tokenizer_train(data=f"{plays}@0.5", out=tmp_path / "tok")
+
+
+def test_wordpiece_cased_and_not(plays: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, shown in (([], ["to", "be"]), (["--cased"], ["To", "be"])):
+        out = str(tmp_path / f"tok{len(flags)}")
+        assert main(["tokenizer", "train", "--data", plays, "--kind", "wordpiece", *flags, "--out", out, "--json"]) == 0
+        trained = json.loads(capsys.readouterr().out)
+        assert (trained["kind"], trained["special_tokens"]["[MASK]"]) == ("wordpiece", 4)
+        assert main(["tokenizer", "show", out, "--text", "To be [MASK]", "--special", "--json"]) == 0
+        tokens = json.loads(capsys.readouterr().out)[0]["tokens"]
+        assert [token["text"] for token in tokens] == [*shown, "[MASK]"]
+    assert main(["tokenizer", "report", out, "--data", plays, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["lossless"], report["round_trip_failures"], report["unknown_tokens"]) == (False, 1, 0)
+    assert report["bytes_per_token"] == len(TEXT.encode()) / report["tokens"]
+    assert main(["tokenizer", "report", out, "--data", plays]) == 0
+    assert "this kind cleans a text" in capsys.readouterr().out
+
+
+def test_cased_belongs_to_wordpiece(plays: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tokenizer", "train", "--data", plays, "--cased", "--out", str(tmp_path / "tok")]) == 2
+    assert "--kind wordpiece" in capsys.readouterr().err
