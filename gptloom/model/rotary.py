@@ -28,8 +28,8 @@ def rotary_table(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> 
 def rotary_frequencies(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[K/2] turns of each pair per position, in radians, scaled as ``config.rope_scaling`` says.
 
-    In fp32 the last bit of a frequency is a hundredth of a turn at position 100,000, and published models were trained
-    with these roundings: the order of the operations is that of ``transformers``, so that no bit differs.
+    In fp32 the last bit of a frequency is up to a hundredth of a radian at position 100,000: the operations come in the
+    order of ``transformers``, so that no bit differs from what published models are used with.
     """
     size, scaling = config.rotary_dim, config.rope_scaling
     exponent = torch.arange(0, size, 2, device=device, dtype=torch.int64).to(dtype) / size

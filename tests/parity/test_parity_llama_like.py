@@ -6,6 +6,7 @@ Logits, hidden states, the loss and every gradient; padded left, right and not a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ from transformers.models.nanochat import modeling_nanochat
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
+from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
+from gptloom.model.counting import count_parameters
+from gptloom.model.layouts import layout_for
 from gptloom.model.store import load_model
 from gptloom.model.transformer import Transformer
 
@@ -170,3 +174,33 @@ def test_the_greedy_text_of_transformers_is_ours_far_beyond_the_window(tmp_path:
     written = theirs.generate(prompt, max_new_tokens=40, do_sample=False, pad_token_id=0)
     chosen = decoded(ours, written, prompt=8).argmax(-1)
     assert written[0, 8:].tolist() == chosen[0, 7:-1].tolist()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_are_counted(variant: str) -> None:
+    config = ModelConfig(**VARIANTS[variant])
+    with torch.device("meta"):
+        model = Transformer(config)
+    assert count_parameters(config).total == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "reason"),
+    [
+        ("llama", {"d_model": 63, "head_dim": 16}, "d_model 63 is not a multiple of n_head 4"),
+        ("llama", {"out_bias": True}, "out_bias is True"),
+        ("mistral", {"qkv_bias": True, "mlp_bias": True}, "qkv_bias is True.*\n.*mlp_bias is True"),
+        ("qwen2", {"qkv_bias": False}, "qkv_bias is False; the qwen2 layout holds only True"),
+        (
+            "qwen2",
+            {"parallel_residual": True, "norm_place": "post"},
+            "norm_place is 'post'.*\n.*parallel_residual is True",
+        ),
+        ("gpt_neo", {"scale_attention": True, "n_kv_head": 2}, "n_kv_head is 2.*\n.*scale_attention is True"),
+        ("gpt_neo", {"mask": "bidirectional"}, "mask is 'bidirectional'"),
+    ],
+)
+def test_what_a_family_cannot_hold_is_refused_by_name(variant: str, change: dict[str, Any], reason: str) -> None:
+    config = ModelConfig(**VARIANTS[variant] | change)
+    with pytest.raises(UserError, match=reason):
+        layout_for(config).to_config(config)

@@ -70,8 +70,8 @@ class LlamaLikeLayout(Layout):
                 Problem("per_layer_config is set; gptloom has one shape for all layers", fields.where)
             )
         rope = rope_object(fields)[1] or {}
-        share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
-        if share != 1.0:
+        share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor"))
+        if share not in (None, 1.0):
             # transformers turns whole heads here and ignores the field, others obey it: no reading would be right.
             fields.problems.append(
                 Problem(f"partial_rotary_factor is {share!r}; gptloom has only 1.0 here", fields.where)
@@ -93,7 +93,7 @@ class LlamaLikeLayout(Layout):
             "d_ff": sizes["intermediate_size"],
             "norm_eps": fields.get("rms_norm_eps", 1e-6),
             **read_rope(fields, context),
-            **self.read_windows(fields, n_layer),
+            **(self.read_windows(fields, n_layer) if isinstance(n_layer, int) else {}),
             **biases,
             "tied_head": fields.get("tie_word_embeddings", False),
             # None: as dropout, which is 0 here

@@ -45,9 +45,12 @@ class QwenLayout(LlamaLikeLayout):
         kinds = fields.get("layer_types")
         if kinds is None:
             from_layer = fields.get("max_window_layers", 28)
-            return read_bands([window is not None and layer >= from_layer for layer in range(n_layer)], window)
-        unknown = sorted({str(kind) for kind in kinds} - {_FULL, _SLIDING})
-        if unknown:
+            if isinstance(from_layer, int):
+                return read_bands([window is not None and layer >= from_layer for layer in range(n_layer)], window)
+            fields.problems.append(Problem(f"max_window_layers is {from_layer!r}; expected a number", fields.where))
+        elif not isinstance(kinds, list):
+            fields.problems.append(Problem(f"layer_types is {kinds!r}; expected a list", fields.where))
+        elif unknown := sorted({str(kind) for kind in kinds} - {_FULL, _SLIDING}):
             text = f"layer_types has {', '.join(unknown)}; gptloom has only {_FULL} and {_SLIDING}"
             fields.problems.append(Problem(text, fields.where))
         elif len(kinds) != n_layer:
