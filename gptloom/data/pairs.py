@@ -102,11 +102,9 @@ def _pairs_of_block(
         spans, label = _next_or_random(sentences, chunks, target, coin, key)
     else:
         spans, label, chunks = _in_order_or_swapped(sentences, chunks, coin, key)
-    return (
-        _truncate(spans, max_tokens, hash_words(key, chunks[:, 0])),
-        label,
-        sentences.document_of[chunks[:, 0]],
-    )
+    first_sentences = chunks[:, 0]
+    spans = _truncate(spans, max_tokens, hash_words(key, first_sentences))
+    return spans, label, sentences.document_of[first_sentences]
 
 
 def _chunks(
@@ -142,7 +140,7 @@ def _next_or_random(
     others = np.maximum(sentences.n_documents - 1, 1)
     other = _below(key, OTHER_DOCUMENT, first, others)
     other += (other >= own) & (sentences.n_documents > 1)
-    at = documents[other] + _below(key, OTHER_START, first, np.diff(documents)[other])
+    at = documents[other] + _below(key, OTHER_START, first, documents[other + 1] - documents[other])
     missing = np.maximum(targets - (a_end - a_start), 1)
     last = np.minimum(np.searchsorted(ends, starts[at] + missing), documents[other + 1] - 1)
     follows = np.minimum(split, len(starts) - 1)  # of a single last sentence nothing follows, and B is random
@@ -175,8 +173,7 @@ def _truncate(spans: Ints, max_tokens: int, keys: Words) -> Ints:
     too_long = a + b > max_tokens
     lost_a, lost_b = np.where(too_long, a - a_kept, 0), np.where(too_long, b - b_kept, 0)
     front_a, front_b = _heads(keys, CUT_A, lost_a), _heads(keys, CUT_B, lost_b)
-    result = spans + np.stack([front_a, front_a - lost_a, front_b, front_b - lost_b], axis=1)
-    return result
+    return spans + np.stack([front_a, front_a - lost_a, front_b, front_b - lost_b], axis=1)
 
 
 def _heads(keys: Words, what: int, tosses: Ints) -> Ints:
