@@ -9,8 +9,9 @@ import torch
 
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.generate import GenerationPrecision
-from gptloom.config.model import FAMILIES, ModelConfig, preset
+from gptloom.config.model import ModelConfig, preset, preset_tokenizer
 from gptloom.generation.language_model import LanguageModel
+from gptloom.interop.companions import stop_ids
 from gptloom.interop.hub import resolve_model
 from gptloom.model.counting import count_parameters
 from gptloom.model.reference import Resolved
@@ -49,9 +50,15 @@ def load(
         UserError: nothing is called that, a preset without ``untrained``, ``untrained`` with trained weights, a model
             folder that cannot be read, a tokenizer that does not fit it, or a model that fills masks (BERT).
     """
-    model, tokenizer = open_model(reference, device=device, precision=precision, untrained=untrained)
+    resolved = _resolve(reference, precision, untrained)
+    model, tokenizer = _open(resolved, device, precision)
     return LanguageModel(
-        model, tokenizer, precision="int8" if precision == "int8" else None, compile=compile, slots=slots
+        model,
+        tokenizer,
+        precision="int8" if precision == "int8" else None,
+        compile=compile,
+        slots=slots,
+        stop_ids=() if resolved.path is None else stop_ids(resolved.path),
     )
 
 
@@ -63,10 +70,19 @@ def open_model(
     Raises:
         UserError: as ``load``.
     """
+    return _open(_resolve(reference, precision, untrained), device, precision)
+
+
+def _resolve(reference: str | Path, precision: str, untrained: bool) -> Resolved:
+    """What the reference names; what can be wrong with the arguments is found out first."""
     if precision not in get_args(GenerationPrecision):
         raise UserError(Problem(f"no precision {precision!r}", mend=nearest(precision, get_args(GenerationPrecision))))
     resolved = resolve_model(str(reference))
     _check_untrained(resolved, untrained)
+    return resolved
+
+
+def _open(resolved: Resolved, device: str, precision: str) -> tuple[Transformer, Tokenizer]:
     place = choose_device(device)
     if resolved.path is None:
         model, tokenizer = _untrained(resolved)
@@ -105,13 +121,9 @@ def _tokenizer_of(resolved: Resolved) -> Tokenizer:
 
 def _untrained(resolved: Resolved) -> tuple[Transformer, Tokenizer]:
     assert resolved.preset is not None
-    if resolved.preset in FAMILIES and resolved.preset != "gpt2":
-        raise UserError(
-            Problem(f"{resolved.preset} is a family; its size follows from the text", mend=f"{resolved.preset}-nano")
-        )
-    fields = preset(resolved.preset)
-    if fields["family"] == "gpt2":
-        tokenizer = load_tokenizer("gpt2")
+    fields, published = preset(resolved.preset), preset_tokenizer(resolved.preset)
+    if published is not None:
+        tokenizer = load_tokenizer(published)
     else:
         tokenizer = train_tokenizer("bytes", [], None)
         fields["vocab_size"] = tokenizer.vocab_size
