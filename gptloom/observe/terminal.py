@@ -310,14 +310,17 @@ def print_table(
 ) -> None:
     """A table on standard output or ``file``: drawn by rich on a terminal, else plain columns two spaces apart.
 
+    Plain as well where the terminal has room for that only, so that no cell is broken.
+
     ``right`` names the headers of columns whose cells stand right (numbers).
     """
     file = file or sys.stdout
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    if file.isatty():
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    drawn, plain = sum(widths) + 3 * len(widths) + 1, sum(widths) + 2 * (len(widths) - 1)
+    if file.isatty() and not plain <= shutil.get_terminal_size().columns < drawn:
         _print_rich_table(headers, cells, title, right, file)
         return
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     if title:
         _write(file, title + "\n")
     for row in [list(headers), *cells]:

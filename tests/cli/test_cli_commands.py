@@ -1,4 +1,4 @@
-"""models, recipes, config explain and doctor, in-process."""
+"""recipes, config explain and doctor, in-process."""
 
 from __future__ import annotations
 
@@ -27,37 +27,6 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     code, out, err = run(capsys, *arguments, "--json")
     assert (code, err) == (0, "")
     return json.loads(out)
-
-
-def test_models_lists_every_preset_with_its_count(capsys: pytest.CaptureFixture[str]) -> None:
-    by_name = {row["name"]: row for row in document(capsys, "models")}
-    gpt2 = by_name["gpt2"]
-    # 124,439,808 is the parameter count of the published GPT-2 (nanoGPT and transformers give the same).
-    assert (gpt2["parameters"], gpt2["disk_bytes"], gpt2["training_bytes"]) == (124_439_808, 497_759_232, 1_991_036_928)
-    assert (gpt2["n_layer"], gpt2["d_model"], gpt2["n_head"], gpt2["context"], gpt2["vocab_size"]) == (
-        12,
-        768,
-        12,
-        1024,
-        50257,
-    )
-    assert len(by_name) == 18
-    _, out, _ = run(capsys, "models")
-    assert "gpt2-xl" in out and "1.6B" in out
-
-
-def test_models_show_prints_the_whole_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    config = document(capsys, "models", "show", "small")
-    assert (config["family"], config["d_model"], config["head_dim"]) == ("modern", 512, 64)
-    assert config == gptloom.models_show("modern-small")
-    code, out, _ = run(capsys, "models", "show", "small")
-    assert code == 0 and len(out.splitlines()) == len(config) + 1
-
-
-@pytest.mark.parametrize(("name", "expected"), [("smal", "small"), ("fast", "fast-nano")])
-def test_models_show_names_what_was_meant(name: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "models", "show", name)
-    assert code == 2 and expected in err
 
 
 def test_recipes_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def test_gpt3s_batch_and_rate_follow_its_tokens() -> None:
     assert rates(sizes.steps_for(261e9 / 2048)) == rates(steps - 1) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("model", [name for name in load_recipe("gpt3").by_model])
+@pytest.mark.parametrize("model", list(load_recipe("gpt3").by_model))
 def test_every_gpt3_has_its_row(model: str) -> None:
     of_size = options("gpt3", model=model)
     assert of_size.lr is not None and of_size.batch_tokens is not None
