@@ -124,9 +124,9 @@ def summarise(name: str, config: ModelConfig, paper: Paper | None, imported_from
         name=name,
         family=config.family,
         imported_from=imported_from,
-        year=paper and paper.year,
-        company=paper and paper.company,
-        paper=paper and paper.paper,
+        year=paper.year if paper else None,
+        company=paper.company if paper else None,
+        paper=paper.paper if paper else None,
         parameters=parameters,
         n_layer=config.n_layer,
         d_model=config.d_model,
@@ -137,10 +137,10 @@ def summarise(name: str, config: ModelConfig, paper: Paper | None, imported_from
         disk_bytes=DISK_BYTES * parameters,
         training_bytes=TRAINING_BYTES * parameters,
         serving_bytes=SERVING_BYTES * parameters + cache,
-        training_data=paper and paper.data,
-        training_tokens=paper and paper.seen,
-        tokens=paper and paper.tokens,
-        applications=paper and paper.applications,
+        training_data=paper.data if paper else None,
+        training_tokens=paper.seen if paper else None,
+        tokens=paper.tokens if paper else None,
+        applications=paper.applications if paper else None,
     )
 
 
