@@ -78,7 +78,8 @@ def run_resume(resolved: Resolved[ResumeOptions], out: Output) -> int | None:
 
 def _say_next(result: TrainedRun, out: Output) -> None:
     if result.state.state == "finished":
-        out.say(f'\nnext:  gptloom generate {result.path} --prompt "..."   gptloom report {result.path}')
+        use = 'fill-mask {} --text "... [MASK] ..."' if result.fills_masks else 'generate {} --prompt "..."'
+        out.say(f"\nnext:  gptloom {use.format(result.path)}   gptloom report {result.path}")
     else:
         out.say(f"\nnext:  gptloom resume {result.path}")
 

@@ -10,6 +10,7 @@ from typing import Any
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.open import load
 from gptloom.observe.events import read_events
+from gptloom.stages.task import stored_options
 from gptloom.train.run import EVENTS, RunState, read_state
 
 
@@ -28,6 +29,11 @@ class TrainedRun:
     def events(self) -> list[dict[str, Any]]:
         """Every event that still holds."""
         return read_events(self.path / EVENTS)
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether it learned masked words; then it does not write, and ``gptloom.fill_mask`` asks it."""
+        return stored_options(self.path).options.objective == "masked"
 
     @cached_property
     def model(self) -> LanguageModel:
