@@ -93,15 +93,19 @@ def test_berts_phases_are_one_line_of_the_learning_rate() -> None:
 
 
 def test_bert_runs_in_both_phases(gptloom: Callable[..., Any], text: Path, tmp_path: Path) -> None:
+    sentences = text.read_text(encoding="utf-8").splitlines()
+    documents = ["\n".join(sentences[first : first + 20]) for first in range(0, len(sentences), 20)]
+    text.write_text("\n\n".join(documents), encoding="utf-8")
+    parted = ("--data", text, "--document-separator", "\n\n")
     plain = ("--n-layer", 2, "--d-model", 32, "--n-head", 2, "--context", 32)
     short = ("--batch-tokens", 128, "--sequence-length", 16, "--tokenizer", "wordpiece", "--vocab-size", 120)
     first = tmp_path / "first"
-    given = ("--recipe", "bert-phase1", "--data", text, "--out", first, *plain, *short, *THREE)
+    given = ("--recipe", "bert-phase1", *parted, "--out", first, *plain, *short, *THREE)
     done = gptloom("pretrain", *given)
     assert done.code == 0, done.err
     assert len(losses(first)) == 3 and read_config(first / "final").context == 32
     second = tmp_path / "second"
-    longer = ("--recipe", "bert-phase2", "--data", text, "--out", second, "--batch-tokens", 128, *THREE)
+    longer = ("--recipe", "bert-phase2", *parted, "--out", second, "--batch-tokens", 128, *THREE)
     done = gptloom("pretrain", first, *longer)
     assert done.code == 0, done.err
     starts = [event for event in read_events(second / "events.jsonl") if event["type"] == "start"]
