@@ -21,6 +21,7 @@ from gptloom.model.store import load_model
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import Tokenizer
 
+THEIR_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 Encode = Callable[[str], list[int]]
 
 OUTPUTS = {  # what the classes of transformers call what a receipt compares
@@ -139,9 +140,13 @@ def reference_of(
     if tokenizer is None:
         return TheirModel(folder, rounded, None), []
     try:
+        # Where it knows none of the files, it makes a tokenizer without a vocabulary and says nothing.
+        if not any((folder / name).is_file() for name in THEIR_VOCABULARIES):
+            raise FileNotFoundError(f"no {', '.join(THEIR_VOCABULARIES)}")
         return TheirModel(folder, rounded, their_encode(folder)), []
     except Exception as error:  # of whatever kind: a tokenizer that transformers cannot read
-        reason = f"transformers cannot open the tokenizer ({type(error).__name__}: {str(error).splitlines()[0]})"
+        first_line = (str(error).splitlines() or [""])[0]
+        reason = f"transformers cannot open the tokenizer ({type(error).__name__}: {first_line})"
         note = f"{reason}: token ids compared with gptloom's own reading of the source"
         return TheirModel(folder, rounded, tokenizer.encode), [note]
 

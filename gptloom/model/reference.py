@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -141,7 +142,10 @@ def _no_model_file(path: Path) -> UserError:
 
 
 def _unknown(text: str) -> Problem:
-    return Problem(f"no run, model folder or preset is called {text!r}", mend=_nearest_run(text))
+    mend = _nearest_run(text)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", text):
+        mend += f" For a model of the Hugging Face hub: hf:{text}"
+    return Problem(f"no run, model folder or preset is called {text!r}", mend=mend)
 
 
 def _nearest_run(text: str) -> str:

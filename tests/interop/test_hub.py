@@ -11,7 +11,9 @@ from threading import Thread
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from transformers_folders import write_folder
 
+import gptloom
 from gptloom.config.errors import UserError
 from gptloom.interop import hub
 from gptloom.interop.hub import Source, find_source, resolve_model
@@ -31,6 +33,7 @@ class Hub(BaseHTTPRequestHandler):
     """``good/model`` is there, ``gated/model`` wants terms accepted, ``down/model`` is in trouble, others are unknown."""
 
     asked: list[str] = []  # noqa: RUF012 - filled by every request
+    files: dict[str, bytes] = FILES
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -53,7 +56,7 @@ class Hub(BaseHTTPRequestHandler):
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
         if "/revision/" in path and path.rsplit("/")[-1] not in ("main", "v1", COMMIT):
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        files = {name: text for name, text in FILES.items() if repo == "good/model" or "safetensors" not in name}
+        files = {name: text for name, text in self.files.items() if repo == "good/model" or "safetensors" not in name}
         if "/tree/" in path:
             tree = [{"type": "file", "path": name, "size": len(text), "oid": "0" * 40} for name, text in files.items()]
             return self._send(200, json.dumps(tree).encode())
@@ -113,6 +116,17 @@ def test_a_name_is_fetched_without_pickles_and_once(served: type[Hub], monkeypat
     huggingface_hub.close_session()
     assert find_source("hf:good/model") == source
     assert [path for path in served.asked if path.endswith("model.safetensors")] == fetched
+
+
+def test_an_imported_name_is_in_the_lineage_with_its_commit(
+    served: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "made", "gpt2")
+    monkeypatch.setattr(served, "files", {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()})
+    imported = gptloom.import_model("good/model@v1")
+    assert imported.path == Path("models/model") and imported.receipt.verified
+    source = json.loads(Path("models/model/gptloom.json").read_text(encoding="utf-8"))["lineage"]["source"]
+    assert (source["name"], source["revision"]) == ("good/model", COMMIT)
 
 
 def test_a_gated_name_says_how_to_get_in(served: type[Hub]) -> None:

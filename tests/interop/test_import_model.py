@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from gptloom.config.errors import UserError, VerificationError
 from gptloom.interop import witness
 from gptloom.interop.import_model import Imported
 from gptloom.interop.open import load
+from gptloom.interop.receipt import TEXTS
 from gptloom.model.layouts import layout_for
 from gptloom.model.store import content_hash, load_model
 from gptloom.tokenizer.train import train_tokenizer
@@ -174,6 +177,37 @@ def test_a_vocabulary_in_two_files_becomes_a_tokenizer_json(tmp_path: Path) -> N
     assert document(tmp_path / "ours" / "tokenizer_config.json")["chat_template"] == "{{ messages }}"
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert again(TEXT)["input_ids"] == tokenizer.encode(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "files"),
+    [
+        ("gpt2", 50257, {"vocab_gpt2/encoder.json": "vocab.json", "vocab_gpt2/vocab.bpe": "merges.txt"}),
+        ("gpt2", 50257, {"vocab_gpt2/encoder.json": "encoder.json", "vocab_gpt2/vocab.bpe": "vocab.bpe"}),
+        (
+            "gpt1",
+            40478,
+            {"vocab_gpt1/encoder_bpe_40000.json": "vocab.json", "vocab_gpt1/vocab_40000.bpe": "merges.txt"},
+        ),
+        ("bert", 30522, {"vocab_bert/bert-base-uncased-vocab.txt": "vocab.txt"}),
+    ],
+    ids=["gpt2", "gpt2-openai", "gpt1", "bert"],
+)
+def test_published_vocabularies_give_the_ids_of_transformers(
+    name: str, vocab_size: int, files: dict[str, str], tmp_path: Path
+) -> None:
+    base = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    if not all((base / file).is_file() for file in files):
+        pytest.skip(f"test data {', '.join(files)} is not in {base}; set GPTLOOM_TEST_DATA")
+    write_folder(tmp_path / "theirs", name, vocab_size=vocab_size)
+    for file, called in files.items():
+        shutil.copyfile(base / file, tmp_path / "theirs" / called)
+    receipt = bring_in(tmp_path / "theirs", tmp_path / "ours").receipt
+    assert receipt.verified and receipt.token_ids is not None
+    # transformers knows vocabularies by its own file names only; OpenAI's it passes over without a word.
+    assert bool(receipt.notes) == ("encoder.json" in files.values())
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert {text: again(text, add_special_tokens=False)["input_ids"] for text in TEXTS} == receipt.token_ids
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
