@@ -25,6 +25,7 @@ class ImportOptions(DoorOptions):
     source: Annotated[str, POSITIONAL, Metavar("PATH_OR_NAME")] = Field(
         description="folder of a transformers model, or its name on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION"
     )
+    out: Annotated[str | None, Metavar("FOLDER")] = Field(None, description="where to write (default: models/NAME)")
     dtype: StoredDtype | None = Field(None, description="numbers to store the weights in (default: as they are)")
     tokenizer: Annotated[str | None, Metavar("NAME|FOLDER")] = Field(
         None, description="tokenizer to take instead of the folder's own"
