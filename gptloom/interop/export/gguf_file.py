@@ -48,7 +48,7 @@ def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> Kind:
 def encode(tensor: Tensor, kind: Kind) -> np.ndarray[Any, Any]:
     """The numbers of ``tensor`` as they are stored, a contiguous array whose bytes are the file's."""
     if kind == Kind.BF16:
-        return tensor.to(torch.bfloat16).contiguous().view(torch.int16).numpy()
+        return tensor.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
     if kind == Kind.F16:
         return tensor.to(torch.float16).contiguous().numpy()
     plain = tensor.to(torch.float32).contiguous().numpy()
@@ -106,10 +106,8 @@ def write(
     try:
         writer.write_padding(file, file.tell())
         for name, shape, make in tensors:
-            data = encode(make(), kind_of(name, shape, dtype))
             # Not by numpy's tofile, whose error does not say that the disk is full.
-            file.write(data.data.cast("B"))
-            writer.write_padding(file, data.nbytes)
+            writer.write_padding(file, file.write(encode(make(), kind_of(name, shape, dtype)).data.cast("B")))
         file.flush()
         os.fsync(file.fileno())
     finally:

@@ -20,7 +20,7 @@ from gptloom.model.transformer import Transformer
 
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-ROUNDING = {"f16": 0.02, "bf16": 0.1, "q8_0": 0.1}  # see ``receipt`` in export.py
+ROUNDING = {"f16": 0.02, "bf16": 0.1, "q8_0": 0.2}  # share of the largest logit that rounding the weights may move any
 
 
 class Target(Protocol):
