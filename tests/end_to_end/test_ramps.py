@@ -108,6 +108,13 @@ def test_rows_shorter_than_the_context(pretrain: Callable, gptloom: Callable, tm
     assert longer.code == 0, longer.err  # of the whole context now
 
 
+def test_masked_words_in_a_batch_that_grows(pretrain: Callable, text: Path, tmp_path: Path) -> None:
+    masked = ("--objective", "masked", "--pairs", "none", "--tokenizer", "wordpiece", "--vocab-size", 100)
+    done = pretrain("--model", "bert-tiny", *masked, *RAMP, "--max-steps", 6, "--context", 16, *BRIEF)
+    assert done.code == 0, done.err
+    assert [event["tokens"] for event in trained(tmp_path / "run")] == [16 * SIZES.before(n) for n in range(1, 7)]
+
+
 def test_a_ramp_is_repeated(pretrain: Callable, gptloom: Callable, tmp_path: Path) -> None:
     options = ("--schedule", "cosine", "--warmup-tokens", 128, "--epsilon", 1e-6, "--sequence-length", 16)
     assert pretrain("--max-steps", 6, "--context", 32, *options, *RAMP, *BRIEF).code == 0

@@ -51,3 +51,29 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="warm-up 60 and decay 50 do not fit in 100 steps"):
         Schedule(130, warmup=60, decay=50, kind="trapezoid", begin=30)
     assert Schedule(3, warmup=3, kind="cosine")(2) == 1.0
+
+
+def test_a_decay_may_end_before_the_run_or_after_it() -> None:
+    schedule = Schedule(100, warmup=10, final=0.1, end=60)
+    assert schedule(35) == pytest.approx(0.55)
+    assert {schedule(step) for step in range(60, 100)} == {pytest.approx(0.1)}
+    cut = Schedule(20, warmup=10, final=0.1, end=60)
+    assert [cut(step) for step in range(20)] == [schedule(step) for step in range(20)]
+    with pytest.raises(ValueError, match="the decay ends at step 8, within the warm-up of 10 steps"):
+        Schedule(100, warmup=10, end=8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_along_a_batch_ramp_the_factor_follows_what_was_trained_on(kind) -> None:
+    def rows(step: int) -> float:
+        return step * (step + 1) / 2  # 1, 2, 3 ... rows a step
+
+    schedule = Schedule(40, warmup=8, kind=kind, final=0.2, decay=16 if kind == "trapezoid" else 0, clock=rows)
+    assert [schedule(step) for step in range(8)] == pytest.approx([rows(step + 1) / rows(8) for step in range(8)])
+    start = 24 if kind == "trapezoid" else 8
+    if kind in ("linear", "trapezoid"):
+        done = (rows(30) - rows(start)) / (rows(40) - rows(start))
+        assert schedule(30) == pytest.approx(0.2 + 0.8 * (1 - done))
+    alike = Schedule(40, warmup=8, kind=kind, final=0.2, decay=16 if kind == "trapezoid" else 0, clock=lambda n: 7 * n)
+    plain = Schedule(40, warmup=8, kind=kind, final=0.2, decay=16 if kind == "trapezoid" else 0)
+    assert [alike(step) for step in range(40)] == pytest.approx([plain(step) for step in range(40)])
