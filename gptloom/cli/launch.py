@@ -130,7 +130,7 @@ def _lines(options: LaunchOptions) -> list[str]:
         return [shlex.join(["gptloom", *options.command, *own])] * len(options.nodes)
     meeting = ["--master-addr", options.nodes[0], "--master-port", str(options.port)]
     size = ["--nnodes", str(len(options.nodes)), "--nproc-per-node", str(options.processes)]
-    training = ["-m", "gptloom", *options.command]
+    training = ["-m", "gptloom", "--", *options.command]  # else torchrun takes --log for one of its own
     ranks = range(len(options.nodes))
     return [shlex.join(["torchrun", *size, "--node-rank", str(rank), *meeting, *training]) for rank in ranks]
 

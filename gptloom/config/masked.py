@@ -17,8 +17,10 @@ class MaskedOptions(Options):
     objective: Literal["next", "masked"] | None = Field(
         None, description="next word, or masked words (default: by the model, next for a new one)"
     )
-    pairs: Literal["nsp", "order", "none"] = Field(
-        "nsp", description="masked: next sentence (BERT), order of two (ALBERT), or text as it comes (RoBERTa)"
+    pairs: Literal["nsp", "order", "none"] | None = Field(
+        None,
+        description="masked: next sentence (BERT), order of two (ALBERT), or text as it comes (RoBERTa)"
+        " (default: nsp, order in a text of one document)",
     )
     masking: Literal["dynamic", "static"] = Field(
         "dynamic", description="masked: drawn anew in each pass, or ten fixed choices for each text as in the paper"

@@ -139,7 +139,7 @@ def _about_objective(asked: Asked, model: ModelConfig | None) -> Iterator[Proble
         for name in MASKED_ONLY:
             if asked.given(name):
                 yield Problem(f"{_flag(name)} is for --objective masked", mend=LEAVE_OUT)
-    elif options.base is not None and options.pairs != "none" and model is not None and not model.pair_head:
+    elif options.pairs not in (None, "none") and options.base is not None and model is not None and not model.pair_head:
         yield Problem(f"--pairs {options.pairs} needs a head that the base model lacks", options.base, "--pairs none")
 
 

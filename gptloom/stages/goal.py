@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.resolve import Resolved
 from gptloom.data.batch import Batch
 from gptloom.data.batches import TokenBatches, eval_batches
 from gptloom.data.built import TrainingShards, check_enough
@@ -17,9 +18,23 @@ from gptloom.data.ordered import OrderedBatches
 from gptloom.model.init import output_std
 from gptloom.stages.foresee import ForeseenTokens
 from gptloom.stages.settings import step_sizes
+from gptloom.stages.text import Text
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.objective import MaskedWords, NextToken, Objective
 from gptloom.train.parallel import Parallel
+
+
+def settle_pairs(
+    resolved: Resolved[PretrainOptions], base: ModelConfig | None, text: Text
+) -> Resolved[PretrainOptions]:
+    """How sentences come in pairs, where nobody said: as the base model's head and the text allow."""
+    if resolved.options.objective == "next" or resolved.options.pairs is not None:
+        return resolved
+    if base is not None and not base.pair_head:
+        return resolved.derive("pairs", "none", "the base model has no head for them")
+    if text.n_training_documents == 1:
+        return resolved.derive("pairs", "order", "the text is one document: there is no other to draw from")
+    return resolved.derive("pairs", "nsp", "BERT's")
 
 
 def objective_for(options: PretrainOptions, parallel: Parallel) -> Objective:
@@ -68,12 +83,14 @@ def held_out_batches(
     if options.objective == "next":
         return eval_batches(shards.valid, length, rows)
     vocabulary, masking = MaskVocabulary.of(tokenizer, whole_word=options.whole_word), _masking(options)
-    return masked_eval_batches(shards.valid, length, rows, vocabulary, pairs=options.pairs, masking=masking)
+    pairs = _pairs(options, shards)
+    return masked_eval_batches(shards.valid, length, rows, vocabulary, pairs=pairs, masking=masking)
 
 
 def _pairs(options: PretrainOptions, shards: TrainingShards) -> PairChoice:
     """As asked for; of tokens that a dry run only foresees no sentences are known, but the number of rows is alike."""
     foreseen = any(isinstance(tokens, ForeseenTokens) for tokens, _ in shards.train)
+    assert options.pairs is not None
     return "none" if foreseen else options.pairs
 
 

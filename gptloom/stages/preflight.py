@@ -172,32 +172,33 @@ def _measured(
     if compile:
         compile_blocks(model.blocks)
 
-    def forward_backward(micro: Batch) -> float:
+    def forward_backward(micro: Batch, last: bool) -> float:
         counts, losses = objective.count(micro), objective.loss(model, micro.to(parallel.device))
         loss = torch.stack([losses[term] / counts[term] for term in losses]).sum()
-        optimizer.backward(loss, last=False)
+        optimizer.backward(loss, last)
         return float(loss.detach())
 
     try:
-        first_loss = forward_backward(micros[0])
+        first_loss = forward_backward(micros[0], last=True)
     except Exception as error:
         if not compile or is_out_of_memory(error):
             raise
         uncompile(model.blocks)
         compile, note = False, f"torch.compile failed ({type(error).__name__}): training goes on without it"
-        first_loss = forward_backward(micros[0])
+        first_loss = forward_backward(micros[0], last=True)
     optimizer.gradient_norm()
     optimizer.step(0.0)
     begun = time.perf_counter()
     times: list[float] = []
     while len(times) < 3 and parallel.world.largest([time.perf_counter() - begun])[0] < patience:
         started = time.perf_counter()
-        forward_backward(micros[len(times) % len(micros)])
+        forward_backward(micros[len(times) % len(micros)], last=False)
         times.append(time.perf_counter() - started)
     started = time.perf_counter()
+    forward_backward(micros[0], last=True)  # only then do copies exchange their gradients
     optimizer.gradient_norm()
     optimizer.step(0.0)
-    update = time.perf_counter() - started
+    update = max(0.0, time.perf_counter() - started - min(times))
     seconds = parallel.world.largest([min(times) * len(micros) + update])[0]
     return Measured(seconds, first_loss, compile, note)
 

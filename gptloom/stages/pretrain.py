@@ -24,7 +24,7 @@ from gptloom.stages.claim import Claim
 from gptloom.stages.conflicts import check_options, recipe_named
 from gptloom.stages.derive import Steps, count_steps, efficiency
 from gptloom.stages.foresee import foresee_shards
-from gptloom.stages.goal import check_text, check_tokenizer_for, first_losses, training_batches
+from gptloom.stages.goal import check_text, check_tokenizer_for, first_losses, settle_pairs, training_batches
 from gptloom.stages.joining import asked_world, asks_for_processes, join_training, launched
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine, foresee_machine, process_memory, use_machine
@@ -174,6 +174,7 @@ def _prepare(resolved: Resolved[PretrainOptions], machine: Machine, folder: Path
     resolved = settle_objective(resolved, base)
     text = read_text(resolved.options)
     say(text.rule)
+    resolved = settle_pairs(resolved, base.config if base else None, text)
     if claim is not None:
         claim.take()
         # Both are written again with all that is derived: a run that is broken off before can still be resumed.

@@ -12,6 +12,7 @@ from gptloom.config.resolve import Resolved
 from gptloom.data.build import build_corpus
 from gptloom.data.built import TrainingShards, check_tokenizer, load_built, names_shards, open_named_shards
 from gptloom.data.corpus import Corpus, read_corpus
+from gptloom.data.split import TRAIN
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.train import train_tokenizer
@@ -35,6 +36,13 @@ class Text:
             return self.corpus.rule
         assert self.shards is not None
         return self.shards.rule
+
+    @property
+    def n_training_documents(self) -> int | None:
+        """Documents to train on; None for token shards, which don't all tell."""
+        if self.corpus is None:
+            return None
+        return sum(int((file.sides.sides == TRAIN).sum()) for file in self.corpus.files)
 
     def estimated_tokens(self, vocab_size: int) -> int:
         """Training tokens; for text not yet tokenized, from what a vocabulary of this size usually packs into one."""

@@ -36,7 +36,7 @@ def test_a_torchrun_line_for_each_host(capsys: pytest.CaptureFixture[str]) -> No
     )
     first, second = [shlex.split(line) for line in out.splitlines()]
     size = ["torchrun", "--nnodes", "2", "--nproc-per-node", "8", "--node-rank"]
-    meeting = ["--master-addr", "localhost", "--master-port", "4000", "-m", "gptloom", *TRAINING[1:]]
+    meeting = ["--master-addr", "localhost", "--master-port", "4000", "-m", "gptloom", "--", *TRAINING[1:]]
     assert code == 0 and first == [*size, "0", *meeting] and second == [*size, "1", *meeting]
     assert "h2.invalid: no such name here" in err and "localhost: no such" not in err
 
@@ -120,7 +120,7 @@ def test_from_python() -> None:
 
     planned = gptloom.launch(["resume", "runs/x"], nodes=["h1", "h2"])
     assert [host for host, _ in planned.lines] == ["h1", "h2"] and planned.script is None
-    assert planned.lines[0][1].endswith("-m gptloom resume runs/x")
+    assert planned.lines[0][1].endswith("-m gptloom -- resume runs/x")
 
 
 # ---- Slurm -----------------------------------------------------------------------------------------------------------

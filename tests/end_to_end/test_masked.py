@@ -16,10 +16,26 @@ from gptloom.observe.events import read_events
 from gptloom.stages.compare_runs import compare_runs
 
 SHAPE = ("--model", "bert-tiny", "--n-layer", 2, "--d-model", 32, "--n-head", 2, "--context", 32, "--dropout", 0.0)
-WORDS = ("--tokenizer", "wordpiece", "--vocab-size", 80, "--document-separator", "\n\n")
+WORDS = ("--tokenizer", "wordpiece", "--vocab-size", 70, "--document-separator", "\n\n")
 PACE = ("--batch-tokens", 512, "--micro-batch", 4, "--precision", "fp32", "--seed", 3, "--lr", 3e-3, "--warmup", 1)
 REST = ("--log-every", 1, "--device", "cpu", "--threads", 1, "--log", "none", "--no-compile")
-VERSE = "the old king and his young queen went down to the river where a boat was waiting for them all".split()
+VERSE = [
+    "the",
+    "old",
+    "king",
+    "and",
+    "his",
+    "young",
+    "queen",
+    "went",
+    "down",
+    "to",
+    "river",
+    "where",
+    "boat",
+    "was",
+    "all",
+]
 
 
 @pytest.fixture
@@ -49,7 +65,7 @@ def losses(run: Path) -> list[dict[str, float]]:
 def test_a_text_becomes_a_model_that_fills_masks(train: Callable[..., Path], gptloom: Any) -> None:
     run = train("run", steps=40)
     first, last = losses(run)[0], losses(run)[-1]
-    assert first["masked_words"] == pytest.approx(math.log(80), abs=0.4)
+    assert first["masked_words"] == pytest.approx(math.log(70), abs=0.4)
     assert first["pair"] == pytest.approx(math.log(2), abs=0.2)
     assert last["masked_words"] < first["masked_words"] - 0.5
     samples = [event for event in read_events(run / "events.jsonl") if event["type"] == "sample"]
@@ -145,5 +161,8 @@ def test_what_does_not_go_together_is_refused(
 def test_one_document_makes_no_next_sentences(gptloom: Any, tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     book.write_text("It was late. The king slept. " * 300, encoding="utf-8")
-    done = gptloom("pretrain", "--data", book, "--out", tmp_path / "run", *SHAPE, "--vocab-size", 40, *PACE, *REST)
+    given = ("--data", book, *SHAPE, "--vocab-size", 40, *PACE, *REST, "--max-steps", 1)
+    done = gptloom("pretrain", "--out", tmp_path / "run", *given, "--pairs", "nsp")
     assert done.code == 2 and "--pairs order or --pairs none" in done.err, done.err
+    done = gptloom("pretrain", "--out", tmp_path / "other", *given)
+    assert done.code == 0 and "--pairs order: the text is one document" in done.err, done.err
