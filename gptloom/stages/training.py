@@ -177,7 +177,7 @@ def _validator(task: Task) -> Callable[[Run], Validation]:
     assert isinstance(options.micro_batch, int)
     rows = options.micro_batch
     # Bits per byte are of a text that is predicted as a whole, from the bytes that its ids stand for.
-    sizes = id_bytes(task.tokenizer, task.config.vocab_size) if options.objective == "next" else None
+    sizes = id_bytes(task.tokenizer, task.config.vocab_size) if options.objective != "masked" else None
 
     def held_out(run: Run) -> Validation:
         return validate(
