@@ -115,7 +115,7 @@ def run_generate(resolved: Resolved[GenerateOptions], out: Output) -> None:
         elif options.stream or (options.stream is None and _streams_by_itself(options, out)):
             _stream(prompts[0].text, sampling, model, out)
         else:
-            _write(options, sampling, answers(options, sampling, prompts, model), out)
+            _write(options, sampling, answers(options, sampling, prompts, model), model, out)
 
 
 def _streams_by_itself(options: GenerateOptions, out: Output) -> bool:
@@ -136,7 +136,7 @@ def _show_choices(found: Iterator[Answer], out: Output) -> None:
 def _stream(prompt: str, sampling: SamplingOptions, model: LanguageModel, out: Output) -> None:
     start, tokens = time.perf_counter(), 0
     events = model.events(prompt, sampling)  # a prompt that does not fit is refused here, before anything is printed
-    print(prompt, end="", file=out.stdout, flush=True)
+    print(prompt + _gap(prompt, model), end="", file=out.stdout, flush=True)
     for event in events:
         print(event.text, end="", file=out.stdout, flush=True)
         tokens += 1
@@ -144,7 +144,14 @@ def _stream(prompt: str, sampling: SamplingOptions, model: LanguageModel, out: O
     out.say(_closing(sampling, tokens, time.perf_counter() - start))
 
 
-def _write(options: GenerateOptions, sampling: SamplingOptions, found: Iterator[Answer], out: Output) -> None:
+def _gap(prompt: str, model: LanguageModel) -> str:
+    """What stands between a prompt and its completion: in GPT-1's tokens the space comes after a word, not before."""
+    return " " if model.tokenizer.kind == "gpt1" and not prompt.endswith((" ", "\n")) else ""
+
+
+def _write(
+    options: GenerateOptions, sampling: SamplingOptions, found: Iterator[Answer], model: LanguageModel, out: Output
+) -> None:
     start, tokens = time.perf_counter(), 0
     documents: list[dict[str, Any]] = []
     many = options.prompts is not None or len(options.prompt) > 1
@@ -153,14 +160,14 @@ def _write(options: GenerateOptions, sampling: SamplingOptions, found: Iterator[
         if out.as_json:
             documents.append(answer.as_dict())
         elif not options.out:
-            _print_answer(answer, place if many else None, out)
+            _print_answer(answer, place if many else None, _gap(answer.prompt.text, model), out)
     if options.out:
         out.say(f"answers are in {options.out}")
     out.say(_closing(sampling, tokens, time.perf_counter() - start))
     out.document(documents)
 
 
-def _print_answer(answer: Answer, place: int | None, out: Output) -> None:
+def _print_answer(answer: Answer, place: int | None, gap: str, out: Output) -> None:
     """Each completion after its prompt; a line above says which it is when there are several."""
     n = len(answer.completions)
     for index, completion in enumerate(answer.completions, start=1):
@@ -168,7 +175,7 @@ def _print_answer(answer: Answer, place: int | None, out: Output) -> None:
         parts += [f"{index} of {n}"] if n > 1 else []
         if parts:
             out.result(f"── {', '.join(parts)} ({completion.tokens} tokens, {completion.finish_reason}) ──")
-        out.result(completion.prompt + completion.text)
+        out.result(completion.prompt + gap + completion.text)
 
 
 def _closing(sampling: SamplingOptions, tokens: int, seconds: float) -> str:
