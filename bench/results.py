@@ -26,6 +26,7 @@ ORDER = (
     "char_recipe",
     "decode",
     "tokenize",
+    "doors",
     "startup",
 )
 HEAD = """# Results
