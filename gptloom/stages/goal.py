@@ -67,7 +67,7 @@ def training_batches(
 ) -> OrderedBatches:
     """The global batch of every step, for a model of that ``context``."""
     length, sizes = options.row_tokens(context), step_sizes(options)
-    if options.objective == "next":
+    if options.objective != "masked":  # runs of before there was a choice do not say
         return TokenBatches(shards.train, length, sizes, seed)
     vocabulary, masking = MaskVocabulary.of(tokenizer, whole_word=options.whole_word), _masking(options)
     pairs = _pairs(options, shards)
@@ -80,7 +80,7 @@ def held_out_batches(
     """The validation text in batches of at most ``rows``, the same ones at each evaluation."""
     assert shards.valid is not None
     length = options.row_tokens(context)
-    if options.objective == "next":
+    if options.objective != "masked":
         return eval_batches(shards.valid, length, rows)
     vocabulary, masking = MaskVocabulary.of(tokenizer, whole_word=options.whole_word), _masking(options)
     pairs = _pairs(options, shards)
@@ -101,7 +101,7 @@ def _masking(options: PretrainOptions) -> Masking:
 def check_text(options: PretrainOptions, context: int, shards: TrainingShards) -> None:
     """UserError when the shards do not make a single example to train on, or to validate with."""
     length, validates = options.row_tokens(context), options.split != "none"
-    if options.objective == "next":
+    if options.objective != "masked":
         check_enough(shards, length, validates=validates)
     else:
         check_enough_masked(shards, length, _pairs(options, shards), validates=validates)
