@@ -116,6 +116,14 @@ def test_a_model_without_tokenizer(tmp_path: Path) -> None:
     assert "the model has no tokenizer: none is written" in done.receipt.notes
 
 
+def test_without_transformers_gptloom_reads_it_back_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptloom.interop.witness.find_spec", lambda name: None)
+    done = take_out(write_model(tmp_path / "model"), "hf", tmp_path / "out")
+    assert done.receipt.verified and done.receipt.candidate.endswith(", since transformers is not installed")
+
+
 # ---- safetensors -------------------------------------------------------------------------------------------------------
 
 

@@ -67,9 +67,12 @@ class HuggingFace:
 
     def candidate(self, source: StoredModel, folder: Path) -> Witness:
         """``transformers``, where it is installed and has the architecture; else gptloom's reading of what was written."""
-        if TheirModel.why_not(folder) is None:
+        why_not = TheirModel.why_not(folder)
+        if why_not is None:
             return TheirModel(folder)
-        return OurModel(folder, source.tokenizer)
+        witness = OurModel(folder, source.tokenizer)
+        witness.name += f", since {why_not}"
+        return witness
 
     @staticmethod
     def _rounded(dtype: str | None) -> torch.dtype | None:
