@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gptloom.config.options import POSITIONAL, JsonOption, Metavar, OutOption, OverwriteOption, QuietOption
 
-StoredDtype = Literal["fp32", "bf16", "fp16"]
+StoredDtype = Literal["f32", "bf16", "f16"]
 
 
 class DoorOptions(OutOption, OverwriteOption, JsonOption, QuietOption):

@@ -18,6 +18,7 @@ from gptloom.config.doors import StoredDtype
 from gptloom.config.errors import Problem, UserError, VerificationError
 from gptloom.config.model import ModelConfig
 from gptloom.interop.companions import generation_of, source_tokenizer, take_along
+from gptloom.interop.export.target import TORCH_DTYPES
 from gptloom.interop.hub import Source
 from gptloom.interop.receipt import Receipt, compare, fixed_prompts, write_receipt
 from gptloom.interop.witness import OurModel, reference_of
@@ -26,7 +27,6 @@ from gptloom.model.store import LINEAGE_FILE, content_hash, read_config, save_mo
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import Tokenizer
-from gptloom.train.precision import DTYPES
 
 PER_ID = ("embedding.weight", "head.weight", "masked_head.bias")  # what has a row for every id
 
@@ -85,7 +85,8 @@ def plan_import(
     settled, notes = _settle_vocabulary(source, config, chosen, resize_vocab)
     if dtype is not None:
         notes.append(f"weights stored in {dtype}")
-    return Plan(source, config, settled, chosen, own and chosen is not None, DTYPES.get(dtype or ""), tuple(notes))
+    stored = None if dtype is None else TORCH_DTYPES[dtype]
+    return Plan(source, config, settled, chosen, own and chosen is not None, stored, tuple(notes))
 
 
 def import_folder(plan: Plan, out: Path, *, verify: bool = True) -> Imported:

@@ -103,7 +103,8 @@ def test_every_public_name_leads_somewhere(name: str) -> None:
 
 
 def test_every_command_has_its_python_twin() -> None:
-    assert {re.sub("[ -]", "_", row.name) for row in TABLE} <= set(gptloom._PUBLIC)
+    names = {re.sub("[ -]", "_", row.name) for row in TABLE} - {"import"} | {"import_model"}  # a word of Python
+    assert names <= set(gptloom._PUBLIC)
 
 
 def test_no_sub_package_bears_the_name_of_a_public_function() -> None:
