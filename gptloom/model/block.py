@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gptloom.config.model import ModelConfig
 from gptloom.model.attention import Attention, LayerCache, Sight
+from gptloom.model.dropout import Dropout
 from gptloom.model.norm import make_norm
 
 
@@ -43,7 +44,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = make_norm(config, config.d_model)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

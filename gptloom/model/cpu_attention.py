@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gptloom.model.dropout import kept
+
 BLOCK = 128  # queries at a time: small enough to skip most of what is not seen, big enough to keep the products busy
 KEEP_BYTES = 64 << 20  # a layer's attention weights are kept for the backward pass up to this size, else computed again
 
@@ -86,11 +88,8 @@ def _hide_padding(scores: Tensor, valid: Tensor, tile: _Tile) -> None:
 
 def _keep_mask(shape: torch.Size, dropout: float, seed: Tensor, start: int, like: Tensor) -> Tensor:
     """0 or 1/(1-p), redrawn identically in the backward pass from (seed, block)."""
-    generator = torch.Generator(device=like.device).manual_seed(int(seed) + start)
-    # One random byte a weight: p is met to within 1/256 and the scale is exact for the p used.
-    threshold = round(dropout * 256)
-    kept = torch.empty(shape, dtype=torch.uint8, device=like.device).random_(0, 256, generator=generator) >= threshold
-    return kept.to(like.dtype).mul_(256 / (256 - threshold))
+    stays, factor = kept(shape, dropout, 8, torch.Generator().manual_seed(int(seed) + start))
+    return stays.to(like.dtype).mul_(factor)
 
 
 @torch.library.custom_op("gptloom::block_attention", mutates_args=())
@@ -111,17 +110,17 @@ def block_attention(
     it would be part of a compiled graph, and each draw a new graph.
     """
     out = torch.empty_like(q)
-    kept = q.new_empty(_kept_size(q, causal, window))
+    all_weights = q.new_empty(_kept_size(q, causal, window))
     offset = 0
     for tile in _tiles(q.shape[1], causal, window):
         weights = _weights(q, k, valid, tile, causal, window, scale)
-        if kept.numel():
-            kept[offset : offset + weights.numel()] = weights.view(-1)
+        if all_weights.numel():
+            all_weights[offset : offset + weights.numel()] = weights.view(-1)
             offset += weights.numel()
         if dropout:
             weights = weights * _keep_mask(weights.shape, dropout, seed, tile.start, weights)
         out[:, tile.start : tile.stop] = torch.bmm(weights, v[:, tile.first : tile.last])
-    return out, kept
+    return out, all_weights
 
 
 @block_attention.register_fake
@@ -145,7 +144,7 @@ def _backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    kept: Tensor,
+    all_weights: Tensor,
     valid: Tensor | None,
     causal: bool,
     window: int | None,
@@ -162,8 +161,8 @@ def _backward(
     offset = 0
     for tile in _tiles(length, causal, window):
         rows, keys = slice(tile.start, tile.stop), slice(tile.first, tile.last)
-        if kept.numel():
-            weights = kept[offset : offset + n * tile.size].view(n, tile.stop - tile.start, -1)
+        if all_weights.numel():
+            weights = all_weights[offset : offset + n * tile.size].view(n, tile.stop - tile.start, -1)
             offset += n * tile.size
         else:
             weights = _weights(q, k, valid, tile, causal, window, scale)
@@ -187,7 +186,7 @@ def _(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    kept: Tensor,
+    all_weights: Tensor,
     valid: Tensor | None,
     causal: bool,
     window: int | None,
@@ -208,8 +207,8 @@ def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tupl
 def _autograd(ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, _: Tensor) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 9
-    q, k, v, kept, valid, seed = ctx.saved_tensors  # type: ignore[attr-defined]
-    gradients = _backward(grad, q, k, v, kept, valid, *ctx.rules, seed)  # type: ignore[attr-defined]
+    q, k, v, all_weights, valid, seed = ctx.saved_tensors  # type: ignore[attr-defined]
+    gradients = _backward(grad, q, k, v, all_weights, valid, *ctx.rules, seed)  # type: ignore[attr-defined]
     return (*gradients, *(None,) * 6)
 
 

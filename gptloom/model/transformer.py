@@ -13,6 +13,7 @@ from gptloom.config.model import ModelConfig
 from gptloom.model.attention import Mask, Sight, band_tiles
 from gptloom.model.block import Block, activate
 from gptloom.model.cache import KVCache
+from gptloom.model.dropout import Dropout
 from gptloom.model.init import init_weights
 from gptloom.model.norm import make_norm
 from gptloom.model.rotary import rotary_table
@@ -44,7 +45,7 @@ class Transformer(nn.Module):
         self.position_embedding = nn.Embedding(config.context, config.d_model) if learned else None
         self.segment_embedding = nn.Embedding(config.segments, config.d_model) if config.segments else None
         self.embedding_norm = make_norm(config, config.d_model) if config.embedding_norm else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = make_norm(config, config.d_model) if config.norm_place == "pre" else None
         self.masked_head = MaskedHead(config) if config.masked_head else None
