@@ -21,6 +21,7 @@ from torch import Tensor
 import gptloom
 from gptloom.config.errors import Problem, VerificationError
 from gptloom.config.files import write_text
+from gptloom.train.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from gptloom.tokenizer.tokenizer import Tokenizer
@@ -206,6 +207,7 @@ def compare(
     Returns:
         The receipt; where the two differ it is not ``verified`` and its ``problems`` say why.
     """
+    return_freed_memory()  # so that the room of the first model is there for the second
     wanted, wanted_ids = reference.answers(prompts), reference.token_ids(TEXTS)
     found, found_ids = candidate.answers(prompts), candidate.token_ids(TEXTS)
     problems: list[str] = []
