@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -145,9 +146,9 @@ def summarise(name: str, config: ModelConfig, paper: Paper | None, imported_from
 
 
 def all_models(resolved: Resolved[ModelsOptions]) -> list[ModelSummary]:
-    """Every preset, family by family as their papers came, then what was imported into ``models/``."""
+    """Every preset, family by family as their papers came, then what was imported into ``models/`` or fetched by ``hf:``."""
     shown = [summarise(name, ModelConfig(**preset(name)), paper_of(name)) for name in presets()]
-    return [*shown, *_imported()]
+    return [*shown, *_imported(), *_fetched()]
 
 
 def _imported() -> Iterator[ModelSummary]:
@@ -162,6 +163,16 @@ def _imported() -> Iterator[ModelSummary]:
                 yield summarise(folder.as_posix(), read_config(folder), None, str(source))
         except UserError:
             continue
+
+
+def _fetched() -> Iterator[ModelSummary]:
+    """The models of the hub that lie in its cache and that gptloom can read."""
+    from gptloom.interop.hub import fetched_models
+    from gptloom.model.store import read_config
+
+    for name, folder in fetched_models():
+        with contextlib.suppress(UserError):
+            yield summarise(f"hf:{name}", read_config(folder), None, "the hub")
 
 
 def one_model(resolved: Resolved[ShowOptions]) -> ShownModel:
@@ -226,7 +237,7 @@ def run_models(resolved: Resolved[ModelsOptions], out: Output) -> None:
         out.result()
     imported = [model for model in models if model.imported_from is not None]
     if imported:
-        out.result("Imported")
+        out.result("From elsewhere")
         _table(out, imported, columns)
         for model in imported:
             out.result(f"{model.name} came from {model.imported_from}")

@@ -91,6 +91,19 @@ def _with_weights(folder: Path, name: str) -> Path:
     raise UserError(Problem(what, mend=f"where you trust it, convert it: {convert}; then hf:./{Path(name).name}"))
 
 
+def fetched_models() -> Iterator[tuple[str, Path]]:
+    """(``ORG/NAME``, snapshot folder) of each model that was fetched from the hub before, the newest snapshot of each."""
+    if find_spec("huggingface_hub") is None:
+        return
+    from huggingface_hub import constants
+
+    for repository in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        snapshots = [folder for folder in repository.glob("snapshots/*") if (folder / CONFIG_FILE).is_file()]
+        if snapshots:
+            name = repository.name.removeprefix("models--").replace("--", "/")
+            yield name, max(snapshots, key=lambda folder: folder.stat().st_mtime)
+
+
 def _fetch(name: str, revision: str | None) -> Path:
     """The snapshot's folder, named after its commit; what is in the cache is not fetched again."""
     download = f"hf download {name}" + (f" --revision {revision}" if revision else "")

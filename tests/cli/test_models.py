@@ -235,3 +235,18 @@ def test_what_was_imported_has_rows(run: Callable[..., str], tmp_path: Path, mon
     shown = run("models", "show", "models/theirs")
     assert "org/theirs" in shown and f"{count_parameters(config).total:,} parameters" in shown
     assert "n_layer" in run("models", "show", "hf:models/mine")
+
+
+def test_what_was_fetched_from_the_hub_has_rows(
+    run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = config_of("gpt2", n_layer=1, d_model=16, n_head=2, vocab_size=50, context=8)
+    snapshots = tmp_path / "hub" / "models--org--theirs" / "snapshots"
+    save_model(snapshots / "abc", Transformer.initialised(config, seed=0).state_dict(), config)
+    strange = tmp_path / "hub" / "models--org--strange" / "snapshots" / "abc"
+    strange.mkdir(parents=True)
+    (strange / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
+    rows = json.loads(run("models", "--json"))
+    assert [row["name"] for row in rows if row["name"].startswith("hf:")] == ["hf:org/theirs"]
