@@ -24,7 +24,7 @@ from gptloom.interop.open import open_model
 from gptloom.tokenizer.tokenizer import Tokenizer
 
 DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "wikitext2"
-MINUTES = 8  # of training; the rest is for the vocabulary, the shards, the measuring of steps and the start of Python
+MINUTES = 7  # of training; the rest is for the vocabulary, the shards, the measuring of steps and the start of Python
 # What leaves early the plateau on which a model only knows how frequent words are: two narrow layers that see the text several
 # times, short rows with few places to tell apart, all of them full, no dropout, much to guess, embeddings that move slowly.
 SETTINGS = {
