@@ -75,6 +75,7 @@ def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(c
     assert printed == [corpus.hash, str(len(corpus.notes))]
 
 
+@pytest.mark.slow
 def test_a_finished_corpus_is_taken_as_it_is_and_a_changed_one_is_written_again(corpus):
     before = corpus.train.stat().st_mtime_ns
     assert build_python_corpus(corpus.folder) == corpus

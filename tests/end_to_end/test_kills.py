@@ -33,6 +33,7 @@ def assert_equal(done: Killed, straight: Straight) -> None:
     assert compared.exact, (done.kills, compared.beyond(0.0))
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_the_midst_of_it(tmp_path: Path, text: Path) -> None:
     trial = make_trial(tmp_path, text, *ADAMW)
     straight = trial.straight()

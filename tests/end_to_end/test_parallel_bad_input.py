@@ -265,6 +265,7 @@ def test_a_checkpoint_of_another_size_is_refused(bench: Bench) -> None:
         assert str(bench.run) in said and "put the checkpoint of this run back" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_preset_or_a_derived_size_is_refused(gptloom: Any, text: Path, tmp_path: Path) -> None:
     common = ("--data", text, *REST, "--tokenizer", "chars", "--context", 16, "--sample-tokens", 0, "--max-steps", 1)
     for name, size in {"nano": ("--model", "nano"), "family": ("--model", "modern"), "own": ("--d-model", 16)}.items():
@@ -372,6 +373,7 @@ def test_one_document_and_quiet(bench: Bench) -> None:
     assert "memory: of each of 4 processes" in err
 
 
+@pytest.mark.slow
 def test_python_starts_processes_too(text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options: dict[str, Any] = {
         "n_layer": 1,

@@ -330,6 +330,7 @@ def test_a_second_ctrl_c_ends_with_code_130(pretrain, tmp_path: Path, monkeypatc
     assert read_state(tmp_path / "run").state == "failed"
 
 
+@pytest.mark.slow
 def test_more_than_a_day_is_said_and_asked(pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = pretrain("--max-steps", 10**10, "--dry-run")
     assert said.code == 0 and "parameters would take an hour" in said.err

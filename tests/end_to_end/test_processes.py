@@ -76,6 +76,7 @@ def test_two_processes_train_what_one_would(train: Train) -> None:
     assert (two / "final" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_shards_train_what_one_process_would_and_open_anywhere(train: Train, gptloom: Any) -> None:
     alone, sharded = train("alone"), train("sharded", *FSDP, processes=2)
     assert_alike(sharded, alone, ADAMW)

@@ -200,6 +200,7 @@ def test_the_command_shows_kills_comparison_and_verdict(
     assert document["proofs"][0]["kills"][1] == {"attempt": 1, "processes": 2, "phase": "saving", "step": 8}
 
 
+@pytest.mark.slow
 def test_what_the_training_refuses_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere.txt")
     assert main(["verify-resume", "--data", missing]) == 2

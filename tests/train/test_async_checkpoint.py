@@ -228,6 +228,7 @@ def one_fails(world: World, folder: str) -> list[str]:
     return ends
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
     first, second = run_ranks(one_fails, 2, folder=str(tmp_path))
     assert first[0].startswith("EndedElsewhere") and second[0] == "RuntimeError: no such luck"

@@ -229,6 +229,7 @@ def one_finds_it_full(world: World, folder: str) -> dict[str, list[Any]]:
     return ends
 
 
+@pytest.mark.slow
 def test_one_process_without_room_makes_all_wait_and_all_give_up_together(tmp_path: Path) -> None:
     first, second = run_ranks(one_finds_it_full, 2, folder=str(tmp_path))
     for name in ("now", "aside"):

@@ -105,6 +105,7 @@ def test_processes_together_are_one_process_bit_for_bit(layouts: list[str], size
         assert min(shares) > 0
 
 
+@pytest.mark.slow
 def test_in_many_rounds_the_result_is_the_same() -> None:
     for result in run_ranks(train_matrices, 2, layouts=["whole", "rows"], round_bytes=1):
         assert [(found["different"], found["rounds"]) for found in result.values()] == [([], 4)] * 2
@@ -116,6 +117,7 @@ def test_fsdp_and_tensor_parallel_layers_move_as_in_one_process() -> None:
     assert run_ranks(compare_layers, 4, tensors=[1, 2, 4]) == [[0.0] * 3] * 4
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_laid_out_otherwise_is_refused() -> None:
     for error in run_ranks(step_with_whole_gradient, 2):
         assert "not laid out" in error

@@ -178,6 +178,7 @@ print(json.dumps({"found": found, "tried": tried[1:]}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds allocations on Linux only")
 def test_real_memory_that_runs_out_is_halved_away() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

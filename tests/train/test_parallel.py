@@ -133,6 +133,7 @@ def fresh(world: World, strategy: str, tensor: int) -> dict[str, float]:
     return distances
 
 
+@pytest.mark.slow
 def test_a_fresh_model_is_the_same_however_it_is_spread() -> None:
     for rank in run_ranks(fresh, 2, strategy="ddp", tensor=2) + run_ranks(fresh, 2, strategy="fsdp", tensor=1):
         assert not any(rank.values())

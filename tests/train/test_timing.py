@@ -162,6 +162,7 @@ def test_each_written_step_but_the_first_comes_with_the_times_since_the_last(tim
 # ---- two processes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_slow_one_of_two_sharded_processes_is_named_by_both() -> None:
     first, second = run_ranks(train_with_a_slow_one, 2)
     assert first == second
