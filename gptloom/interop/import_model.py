@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,9 +18,9 @@ from gptloom.config.doors import StoredDtype
 from gptloom.config.errors import Problem, UserError, VerificationError
 from gptloom.config.model import ModelConfig
 from gptloom.interop.companions import generation_of, source_tokenizer, take_along
-from gptloom.interop.export.target import TORCH_DTYPES
+from gptloom.interop.export.target import DTYPE_NAMES, ROUNDING, TORCH_DTYPES, Float16Weights
 from gptloom.interop.hub import Source
-from gptloom.interop.receipt import Receipt, compare, fixed_prompts, write_receipt
+from gptloom.interop.receipt import Receipt, compare, compare_rounded, fixed_prompts, write_receipt
 from gptloom.interop.witness import OurModel, reference_of
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.store import LINEAGE_FILE, content_hash, read_config, save_model
@@ -93,7 +93,8 @@ def import_folder(plan: Plan, out: Path, *, verify: bool = True) -> Imported:
     """Writes the model folder ``out`` with its receipt.
 
     Raises:
-        UserError: ``out`` exists, is not empty, and is no model folder.
+        UserError: ``out`` exists, is not empty, and is no model folder; a number that float16, where asked for, cannot
+            hold.
         VerificationError: the result does not compute what the source does; it is kept beside ``out``, under another
             name, and nothing is under ``out`` that was not there.
     """
@@ -160,7 +161,8 @@ class ResizedVocabulary(Mapping[str, Tensor]):
 def _write(plan: Plan, folder: Path) -> None:
     """The model folder, while a second thread takes the hash of the source, whose bytes are then read once."""
     source = plan.source
-    with StoredWeights(source.folder, plan.stored) as weights, ThreadPoolExecutor(1) as pool:
+    kind = Float16Weights if plan.dtype == torch.float16 else StoredWeights
+    with kind(source.folder, plan.stored) as weights, ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(content_hash, source.folder)
         grown = plan.config.vocab_size != plan.stored.vocab_size
         save_model(
@@ -192,7 +194,8 @@ def _write(plan: Plan, folder: Path) -> None:
 
 def _verify(plan: Plan, folder: Path) -> Receipt:
     tokenizer, rows = plan.tokenizer, plan.stored.vocab_size
-    reference, notes = reference_of(plan.source.folder, tokenizer if plan.own_tokenizer else None, plan.dtype)
+    own = tokenizer if plan.own_tokenizer else None
+    reference, notes = reference_of(plan.source.folder, own)
     read = source_tokenizer(folder)  # from the files of the result
     special = (read.cls_id, read.sep_id, read.mask_id) if read is not None else (None, None, None)
     prompts = fixed_prompts(
@@ -202,8 +205,19 @@ def _verify(plan: Plan, folder: Path) -> Receipt:
         masked=plan.config.mask == "bidirectional",
         special=special,
     )
-    receipt = compare(reference, OurModel(folder, read, vocab_size=rows), prompts)
-    return replace(receipt, notes=(*plan.notes, *notes))
+    notes = [*plan.notes, *notes]
+    candidate = OurModel(folder, read, vocab_size=rows)
+    if plan.dtype is None or not _rounds(plan, plan.dtype):
+        return compare(reference, candidate, prompts, notes=notes)
+    alike, _ = reference_of(plan.source.folder, own, plan.dtype)
+    name = DTYPE_NAMES[plan.dtype]
+    return compare_rounded(reference, alike, candidate, prompts, dtype=name, tolerance=ROUNDING[name], notes=notes)
+
+
+def _rounds(plan: Plan, dtype: torch.dtype) -> bool:
+    """Whether any number may change on its way to ``dtype``."""
+    stored = StoredWeights(plan.source.folder, plan.stored)
+    return dtype != torch.float32 and any(stored.empty(name).dtype != dtype for name in stored)
 
 
 def _free_name(wanted: Path) -> Path:

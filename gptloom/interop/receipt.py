@@ -243,6 +243,50 @@ def compare(
     )
 
 
+def compare_rounded(
+    plain: Witness,
+    alike: Witness,
+    candidate: Witness,
+    prompts: Sequence[Prompt],
+    *,
+    dtype: str,
+    tolerance: float,
+    notes: Sequence[str] = (),
+) -> Receipt:
+    """Two comparisons of a result whose numbers were rounded to ``dtype``, with one model in memory at a time.
+
+    The result against the source rounded ``alike`` must agree as float32 does: a tensor in a wrong place would show. The
+    result against the source as it is, ``plain``, shows what the rounding itself does; that has a ``tolerance`` of its own.
+
+    Returns:
+        The receipt of the second comparison, where the first finds nothing wrong; else that of the first.
+    """
+    asked_once = _Remembered(candidate)
+    exact = compare(alike, asked_once, prompts, notes=notes)
+    if exact.problems:
+        return exact
+    found = max(output["max_difference"] for output in exact.outputs.values())
+    note = f"rounded to {dtype}: against the source rounded alike, logits differ by up to {found:.1e}"
+    return compare(plain, asked_once, prompts, tolerance=tolerance, notes=[*notes, note])
+
+
+class _Remembered:
+    """A witness that is asked once, however often it is compared."""
+
+    def __init__(self, witness: Witness) -> None:
+        self.name = witness.name
+        self._witness = witness
+        self._answers: list[dict[str, Tensor]] | None = None
+
+    def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
+        if self._answers is None:
+            self._answers = self._witness.answers(prompts)
+        return self._answers
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
+        return self._witness.token_ids(texts)
+
+
 def _differences(
     name: str, pairs: Sequence[tuple[Tensor, Tensor]], tolerance: float, problems: list[str]
 ) -> dict[str, float]:

@@ -12,13 +12,14 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers_folders import ARCHITECTURES, write_folder
 
 import gptloom
 from gptloom.config.errors import UserError, VerificationError
 from gptloom.interop import witness
+from gptloom.interop.export.target import ROUNDING
 from gptloom.interop.import_model import Imported
 from gptloom.interop.open import load
 from gptloom.interop.receipt import TEXTS
@@ -100,12 +101,32 @@ def test_numbers_stay_as_they_are_unless_others_are_asked_for(tmp_path: Path) ->
         bring_in(tmp_path / "half", tmp_path / "a"),
         bring_in(tmp_path / "wide", tmp_path / "b", dtype="bf16"),
     )
-    assert kept.receipt.verified and rounded.receipt.verified  # against the source, rounded alike
+    assert kept.receipt.verified and kept.receipt.max_logit_difference < 1e-5
     assert "weights stored in bf16" in rounded.receipt.notes
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert {tensor.dtype for tensor in first.values()} == {torch.bfloat16}
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert document(tmp_path / "a" / "config.json")["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_the_receipt_shows_what_rounding_costs(tmp_path: Path, dtype: str) -> None:
+    write_folder(tmp_path / "theirs", "qwen3")
+    receipt = bring_in(tmp_path / "theirs", tmp_path / "ours", dtype=dtype).receipt
+    assert receipt.verified and receipt.tolerance == ROUNDING[dtype] and receipt.max_logit_difference > 1e-4
+    note = receipt.notes[-1]
+    assert note.startswith(f"rounded to {dtype}: against the source rounded alike")
+    assert float(note.rsplit(" ", 1)[1]) < 1e-5
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_numbers_that_f16_cannot_hold_are_refused(tmp_path: Path, verify: bool) -> None:
+    write_folder(tmp_path / "theirs", "gpt2")
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_fc.weight"][3, 5] = 70_000.0
+    save_file(tensors, tmp_path / "theirs" / "model.safetensors", {"format": "pt"})
+    told = refusal(tmp_path / "theirs", tmp_path / "ours", dtype="f16", verify=verify)
+    assert "blocks.1.mlp.up.weight" in told and "--dtype bf16" in told
 
 
 def test_tokenizer_template_special_ids_and_generation_config_come_along(tmp_path: Path) -> None:

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from gptloom.config.errors import VerificationError
-from gptloom.interop.receipt import TEXTS, Prompt, Receipt, compare, fixed_prompts, write_receipt
+from gptloom.interop.receipt import (
+    TEXTS,
+    TOLERANCE,
+    Prompt,
+    Receipt,
+    compare,
+    compare_rounded,
+    fixed_prompts,
+    write_receipt,
+)
 from gptloom.tokenizer.train import train_tokenizer
 
 Change = Callable[[Tensor], Tensor]
@@ -81,6 +90,17 @@ def test_what_is_wrong_is_said(candidate: Told, words: str) -> None:
 def test_a_source_that_is_not_finite_is_named_as_such() -> None:
     broken = Told(lambda logits: logits * math.nan)
     assert "the source itself" in compare(broken, broken, PROMPTS).problems[0]
+
+
+def test_rounding_is_allowed_and_shown_where_the_source_rounded_alike_agrees() -> None:
+    def rounded(logits: Tensor) -> Tensor:
+        return logits + 0.01
+
+    found = compare_rounded(Told(), Told(rounded), Told(rounded), PROMPTS, dtype="bf16", tolerance=0.1, notes=("a",))
+    assert found.verified and found.max_logit_difference == pytest.approx(0.01, rel=1e-2)
+    assert found.notes == ("a", "rounded to bf16: against the source rounded alike, logits differ by up to 0.0e+00")
+    wrong = compare_rounded(Told(), Told(), Told(rounded), PROMPTS, dtype="bf16", tolerance=0.1)
+    assert not wrong.verified and wrong.tolerance == TOLERANCE
 
 
 def test_no_tokenizer_is_no_mismatch() -> None:

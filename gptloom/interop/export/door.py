@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.model import ModelConfig
@@ -18,7 +17,15 @@ from gptloom.interop.export.hugging_face import HuggingFace
 from gptloom.interop.export.plain import Plain
 from gptloom.interop.export.source import StoredModel, open_source
 from gptloom.interop.export.target import DTYPE_NAMES, ROUNDING, Target
-from gptloom.interop.receipt import RECEIPT_FILE, Prompt, Receipt, Witness, compare, fixed_prompts, write_receipt
+from gptloom.interop.receipt import (
+    RECEIPT_FILE,
+    Prompt,
+    Receipt,
+    compare,
+    compare_rounded,
+    fixed_prompts,
+    write_receipt,
+)
 from gptloom.interop.witness import OurModel
 from gptloom.model.folder import CONFIG_FILE, replaced_folder
 from gptloom.observe.terminal import human_bytes
@@ -133,42 +140,17 @@ def _system_errors(out: Path) -> Iterator[None]:
 # ---- the receipt -------------------------------------------------------------------------------------------------------
 
 
-class _Remembered:
-    """A witness that is asked once, however often it is compared."""
-
-    def __init__(self, witness: Witness, name: str) -> None:
-        self.name = name
-        self._witness = witness
-        self._answers: list[dict[str, Tensor]] | None = None
-
-    def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
-        if self._answers is None:
-            self._answers = self._witness.answers(prompts)
-        return self._answers
-
-    def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
-        return self._witness.token_ids(texts)
-
-
 def _receipt(
     source: StoredModel, target: Target, folder: Path, name: str, dtype: str | None, notes: Sequence[str]
 ) -> Receipt:
-    """Two comparisons where numbers are rounded, one after the other, with one model in memory at a time.
-
-    The result against the source rounded alike must agree as float32 does: a tensor in a wrong place would show. The
-    result against the source as it is shows what the rounding itself does; that has a tolerance of its own.
-    """
     prompts = _prompts(source)
-    witness = target.candidate(source, folder)
-    candidate = _Remembered(witness, witness.name.replace(folder.name, name))
-    exact = compare(target.reference(source, dtype), candidate, prompts, notes=notes)
+    candidate = target.candidate(source, folder)
+    candidate.name = candidate.name.replace(folder.name, name)
+    alike = target.reference(source, dtype)
     if dtype is None or not _rounds(source.dtype, dtype):
-        return exact
-    exact.check()
+        return compare(alike, candidate, prompts, notes=notes)
     plain = OurModel(source.folder, source.tokenizer)
-    rounding = f"rounded to {dtype}: against the source rounded alike, logits differ by up to"
-    found = [output["max_difference"] for output in exact.outputs.values()]
-    return compare(plain, candidate, prompts, tolerance=ROUNDING[dtype], notes=[*notes, f"{rounding} {max(found):.1e}"])
+    return compare_rounded(plain, alike, candidate, prompts, dtype=dtype, tolerance=ROUNDING[dtype], notes=notes)
 
 
 def _rounds(stored: torch.dtype, dtype: str) -> bool:
