@@ -144,6 +144,9 @@ def run_show(resolved: Resolved[ShowOptions], out: Output) -> None:
     shown = show(resolved)
     for window in shown:
         place = f"tokens {window.start:,} to {window.end:,} of the training text, epoch {window.epoch + 1}"
+        if window.second is not None:
+            place += f", and tokens {window.second[0]:,} to {window.second[1]:,}"
+            place += ", which follow" if window.pair_label == 0 else ", which do not follow"
         if len({other.source for other in shown}) > 1:
             place += f", source {window.source + 1}"
         out.result(f"--- row {window.row + 1}: {place}")

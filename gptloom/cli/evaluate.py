@@ -75,7 +75,17 @@ def _scorer(model: Transformer, tokenizer: Tokenizer, options: EvaluateOptions) 
     if options.stride is not None:
         what = "--stride does nothing: this model sees both sides of a word, and every window stands for itself"
         raise UserError(Problem(what, mend="leave it out"))
-    return partial(score_masked, model, tokenizer)
+    return partial(score_masked, model, tokenizer, length=_trained_length(options.model))
+
+
+def _trained_length(reference: str) -> int | None:
+    """The rows that the model was trained on, where they were shorter than its context: it knows no places beyond."""
+    from gptloom.interop.hub import resolve_model
+    from gptloom.model.store import read_lineage
+
+    folder = resolve_model(reference).path
+    trained = read_lineage(folder).get("lineage", {}).get("options", {}) if folder is not None else {}
+    return trained.get("sequence_length")
 
 
 def _open_texts(options: EvaluateOptions) -> dict[str, Callable[[Tokenizer], Tokens]]:

@@ -131,6 +131,11 @@ class PretrainOptions(
         """Tokens of a training row, for a model of ``context``."""
         return self.sequence_length or context
 
+    @property
+    def scored_share(self) -> float:
+        """Share of the tokens whose hidden states meet the vocabulary: of masked words only those hidden do."""
+        return self.mask_rate if self.objective == "masked" else 1.0
+
 
 class ResumeOptions(
     BudgetOptions, ParallelOptions, DurabilityOptions, ThreadsOption, JsonOption, QuietOption, YesOption

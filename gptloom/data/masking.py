@@ -68,10 +68,9 @@ class Masking:
     kind: Literal["dynamic", "static"] = "dynamic"
     whole_word: bool = False
     duplicates: int = 10
-    max_predictions: int | None = None  # hidden places of one example at most
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1 or self.duplicates < 1 or (self.max_predictions or 1) < 1:
+        if not 0 < self.rate < 1 or self.duplicates < 1:
             raise ValueError(f"no masking: {self}")
 
     def round_of(self, epochs: Ints) -> Ints:
@@ -80,8 +79,8 @@ class Masking:
 
     def count(self, lengths: Ints) -> Ints:
         """How many places to hide in examples of ``lengths`` tokens: the rate of them, rounded, at least one."""
-        counts = np.maximum(1, np.rint(self.rate * lengths)).astype(np.int64)
-        return counts if self.max_predictions is None else np.minimum(counts, self.max_predictions)
+        counts: Ints = np.maximum(1, np.rint(self.rate * lengths)).astype(np.int64)
+        return counts
 
 
 def mask_words(ids: Ints, real: Bools, keys: Words, vocabulary: MaskVocabulary, masking: Masking) -> tuple[Ints, Bools]:

@@ -57,15 +57,15 @@ class Guesses(NamedTuple):
     nats: Tensor  # float32 [N]
 
 
-def score_masked(model: Transformer, tokenizer: Tokenizer, tokens: Tokens) -> MaskedScore:
-    """Hides words of ``tokens`` and scores the model's guesses.
+def score_masked(model: Transformer, tokenizer: Tokenizer, tokens: Tokens, length: int | None = None) -> MaskedScore:
+    """Hides words of ``tokens``, read in rows of ``length`` (default: the context), and scores the model's guesses.
 
     Raises:
         UserError: the model writes from left to right or lacks its head for masked words, the tokenizer has no mask, or
             nothing is to be guessed in so short a text.
     """
     score = MaskedScore(0.0, 0, 0)
-    for targets, guessed, nats in guess(model, tokenizer, tokens):
+    for targets, guessed, nats in guess(model, tokenizer, tokens, length):
         score += MaskedScore(float(nats.double().sum()), len(targets), int((guessed == targets).sum()))
     if not score.masked:
         raise UserError(Problem("there is nothing to guess in this text", mend="a text of at least a few words"))
@@ -73,15 +73,15 @@ def score_masked(model: Transformer, tokenizer: Tokenizer, tokens: Tokens) -> Ma
 
 
 @torch.no_grad()
-def guess(model: Transformer, tokenizer: Tokenizer, tokens: Tokens) -> Iterator[Guesses]:
+def guess(model: Transformer, tokenizer: Tokenizer, tokens: Tokens, length: int | None = None) -> Iterator[Guesses]:
     """The guesses of ``score_masked``, batch by batch, on the CPU. Raises UserError as it does."""
     check_fills_masks(model.config)
     vocabulary = MaskVocabulary.of(tokenizer)
     if tokens.n_tokens < 1:
         return
     model.eval()
-    context = model.config.context
-    for batch in masked_eval_batches(tokens, context, max(1, ROW_TOKENS // context), vocabulary, pairs="none"):
+    length = length or model.config.context
+    for batch in masked_eval_batches(tokens, length, max(1, ROW_TOKENS // length), vocabulary, pairs="none"):
         batch = batch.to(model.head_weight.device)
         mask = None if batch.padding_mask is None else Mask(key_valid=batch.padding_mask)
         hidden = model.hidden(batch.ids, mask=mask, segments=batch.segment_ids)

@@ -98,9 +98,13 @@ def fetched_models() -> Iterator[tuple[str, Path]]:
     from huggingface_hub import constants
 
     for repository in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
-        snapshots = [folder for folder in repository.glob("snapshots/*") if (folder / CONFIG_FILE).is_file()]
+        snapshots = [
+            folder
+            for folder in repository.glob("snapshots/*")
+            if (folder / CONFIG_FILE).is_file() and any(folder.glob("*.safetensors"))
+        ]
         if snapshots:
-            name = repository.name.removeprefix("models--").replace("--", "/")
+            name = repository.name.removeprefix("models--").replace("--", "/", 1)
             yield name, max(snapshots, key=lambda folder: folder.stat().st_mtime)
 
 

@@ -6,7 +6,7 @@ Legend: B batch, T queries, S keys, D width, H heads, G key/value heads, K head 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,8 @@ def attend(
     if sight.visible is not None and q.shape[2] == 1 and torch.compiler.is_compiling():
         return one_query_attention(q, k, v, sight.visible, scale)
     gqa = q.shape[1] != k.shape[1]
-    if sight.tiles is not None and not dropout:
+    # Outside of a compiled graph FlexAttention would write out all scores, slower than a mask.
+    if sight.tiles is not None and not dropout and torch.compiler.is_compiling():
         return flex_attention(q, k, v, block_mask=sight.tiles, scale=scale, enable_gqa=gqa)
     rules = sight.visible is None and sight.window is None and sight.key_valid is None
     table = None if rules else sight.table(q.shape[2], q.device)
@@ -134,7 +135,7 @@ def attend(
     )
 
 
-@cache
+@lru_cache(maxsize=16)
 def band_tiles(length: int, window: int, device: torch.device) -> BlockMask:
     """FlexAttention's description of a causal band, made once a shape: whole tiles outside of it are never computed."""
 

@@ -31,9 +31,14 @@ class ParameterCount:
         return self.blocks + self.final_norm
 
     @property
+    def scoring(self) -> int:
+        """What turns a hidden state into scores of words. A tied embedding counts here, as the head."""
+        return self.masked_head + (self.head or self.embedding)
+
+    @property
     def multiplied(self) -> int:
-        """What a token is multiplied by: all but lookups. A tied embedding counts once, as the head."""
-        return self.blocks + self.final_norm + self.masked_head + (self.head or self.embedding)
+        """What a token is multiplied by: all but lookups."""
+        return self.blocks + self.final_norm + self.scoring
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
@@ -60,10 +65,15 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     )
 
 
-def training_flops_per_token(config: ModelConfig, context: int | None = None) -> int:
-    """6 N + 12 L H K T: forward and backward of one token at context T (PaLM, appendix B)."""
+def training_flops_per_token(config: ModelConfig, context: int | None = None, scored: float = 1.0) -> float:
+    """6 N + 12 L H K T: forward and backward of one token at context T (PaLM, appendix B), N being what it is multiplied by.
+
+    ``scored``: the share of the tokens that meet the vocabulary; of masked words only those hidden do.
+    """
     length = config.context if context is None else context
-    return 6 * count_parameters(config).multiplied + 12 * config.n_layer * config.n_head * config.head_dim * length
+    count = count_parameters(config)
+    multiplied = count.blocks + count.final_norm + scored * count.scoring
+    return 6 * multiplied + 12 * config.n_layer * config.n_head * config.head_dim * length
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:

@@ -88,7 +88,8 @@ def _hide_padding(scores: Tensor, valid: Tensor, tile: _Tile) -> None:
 
 def _keep_mask(shape: torch.Size, dropout: float, seed: Tensor, start: int, like: Tensor) -> Tensor:
     """0 or 1/(1-p), redrawn identically in the backward pass from (seed, block)."""
-    stays, factor = kept(shape, dropout, 8, torch.Generator().manual_seed(int(seed) + start))
+    bits = 8 if 1 / 64 <= dropout <= 63 / 64 else 16  # a byte is too coarse at the ends
+    stays, factor = kept(shape, dropout, bits, torch.Generator().manual_seed(int(seed) + start))
     return stays.to(like.dtype).mul_(factor)
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 def kept(shape: torch.Size, p: float, bits: int, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
     """Which elements stay, bool of ``shape`` on the CPU, and the exact factor that keeps their expectation.
 
-    ``p`` is met to within 1 / 2^bits, of 8 or 16 bits an element.
+    ``p``, above 0, is met to within 1 / 2^bits, of 8 or 16 bits an element.
     """
     count, narrow = shape.numel(), {8: torch.int8, 16: torch.int16}[bits]
     steps = 1 << bits
     words = torch.empty(-(-count * bits // 64), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    dropped = round(p * steps)
+    dropped = min(max(round(p * steps), 1), steps - 1)
     stays = words.view(narrow)[:count].view(shape) >= dropped - steps // 2  # signed: from -steps/2 on
     return stays, steps / (steps - dropped)
 

@@ -103,7 +103,7 @@ def choose_model(
     if name is None:
         minutes, passes = options.max_minutes or AIM_MINUTES, options.max_epochs or AIM_PASSES
         family = "bert" if options.objective == "masked" else "modern"
-        chosen = choose_size(options.model or family, n_tokens, vocab_size, peak, minutes, passes)
+        chosen = choose_size(options.model or family, n_tokens, vocab_size, peak, minutes, passes, options.scored_share)
         name = str(chosen.value)
         if options.model is None:
             resolved = resolved.derive("model", name, chosen.rule)

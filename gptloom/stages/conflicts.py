@@ -139,7 +139,10 @@ def _about_objective(asked: Asked, model: ModelConfig | None) -> Iterator[Proble
         for name in MASKED_ONLY:
             if asked.given(name):
                 yield Problem(f"{_flag(name)} is for --objective masked", mend=LEAVE_OUT)
-    elif options.pairs not in (None, "none") and options.base is not None and model is not None and not model.pair_head:
+    elif asked.given("sample_tokens") and options.sample_tokens:
+        yield Problem("--sample-tokens is for models that write; masks are filled with a word each", mend=LEAVE_OUT)
+    lacks_head = options.base is not None and model is not None and not model.pair_head
+    if objective == "masked" and options.pairs not in (None, "none") and lacks_head:
         yield Problem(f"--pairs {options.pairs} needs a head that the base model lacks", options.base, "--pairs none")
 
 

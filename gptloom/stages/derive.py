@@ -37,12 +37,14 @@ def efficiency(config: ModelConfig) -> float:
     return min(0.7, 0.2 + config.d_model / 1200)
 
 
-def choose_size(family: str, n_tokens: int, vocab_size: int, peak: float, minutes: float, passes: float) -> Choice:
+def choose_size(
+    family: str, n_tokens: int, vocab_size: int, peak: float, minutes: float, passes: float, scored: float = 1.0
+) -> Choice:
     """The preset of ``family`` with the lowest predicted loss after ``minutes`` at ``peak`` FLOP/s and at most ``passes``."""
     best, lowest, seen = "", math.inf, 0.0
     for name in (name for name in presets() if name.startswith(f"{family}-")):
         config = ModelConfig(**{**preset(name), "vocab_size": vocab_size})
-        reach = peak * efficiency(config) * minutes * 60 / training_flops_per_token(config)
+        reach = peak * efficiency(config) * minutes * 60 / training_flops_per_token(config, scored=scored)
         tokens = min(reach, passes * n_tokens)
         non_embedding = count_parameters(config).non_embedding
         if best and non_embedding > PARAMETERS_PER_TOKEN * tokens:

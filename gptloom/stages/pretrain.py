@@ -208,7 +208,7 @@ def default_folder(options: PretrainOptions) -> str:
 
 def _seconds_per_token(options: PretrainOptions, config: ModelConfig, machine: Machine) -> float:
     """A guess, before anything is measured."""
-    flops = training_flops_per_token(config, options.row_tokens(config.context))
+    flops = training_flops_per_token(config, options.row_tokens(config.context), options.scored_share)
     return flops / (machine.peak * efficiency(config))
 
 

@@ -23,7 +23,7 @@ def loop_settings(
         clip=options.clip,
         seed=options.seed,
         log_every=options.log_every,
-        flops_per_token=float(training_flops_per_token(config, options.row_tokens(config.context))),
+        flops_per_token=training_flops_per_token(config, options.row_tokens(config.context), options.scored_share),
         peak_flops=peak_flops,
     )
 

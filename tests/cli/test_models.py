@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def config_of(name: str, **changed: Any) -> ModelConfig:
 
 
 # ---- the presets -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in the cache of this machine's user is not seen."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 def test_parameters_to_the_last_digit() -> None:
@@ -237,16 +245,14 @@ def test_what_was_imported_has_rows(run: Callable[..., str], tmp_path: Path, mon
     assert "n_layer" in run("models", "show", "hf:models/mine")
 
 
-def test_what_was_fetched_from_the_hub_has_rows(
-    run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    constants = pytest.importorskip("huggingface_hub").constants
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def test_what_was_fetched_from_the_hub_has_rows(run: Callable[..., str], tmp_path: Path) -> None:
     config = config_of("gpt2", n_layer=1, d_model=16, n_head=2, vocab_size=50, context=8)
     snapshots = tmp_path / "hub" / "models--org--theirs" / "snapshots"
     save_model(snapshots / "abc", Transformer.initialised(config, seed=0).state_dict(), config)
     strange = tmp_path / "hub" / "models--org--strange" / "snapshots" / "abc"
     strange.mkdir(parents=True)
+    (tmp_path / "hub" / "models--org--no-weights" / "snapshots" / "abc").mkdir(parents=True)
+    shutil.copy(snapshots / "abc" / "config.json", tmp_path / "hub" / "models--org--no-weights" / "snapshots" / "abc")
     (strange / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
     rows = json.loads(run("models", "--json"))
     assert [row["name"] for row in rows if row["name"].startswith("hf:")] == ["hf:org/theirs"]

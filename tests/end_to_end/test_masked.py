@@ -88,6 +88,24 @@ def test_the_folder_opens_in_transformers(train: Callable[..., Path]) -> None:
     assert model.config.type_vocab_size == 2
 
 
+def test_short_rows_are_also_what_it_is_measured_on(
+    train: Callable[..., Path], gptloom: Any, stories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places that the training never saw would spoil the figure."""
+    from gptloom.evaluation import masked
+
+    lengths: list[int] = []
+    sweep = masked.masked_eval_batches
+    monkeypatch.setattr(
+        masked,
+        "masked_eval_batches",
+        lambda tokens, length, *a, **k: lengths.append(length) or sweep(tokens, length, *a, **k),
+    )
+    run = train("run", "--sequence-length", 16, steps=1)
+    done = gptloom("evaluate", run, "--data", stories)
+    assert done.code == 0 and lengths == [16], done.err
+
+
 def test_without_pairs_there_is_one_term_and_no_head_for_them(train: Callable[..., Path]) -> None:
     run = train("run", "--pairs", "none", "--whole-word", "--masking", "static", steps=2)
     assert set(losses(run)[0]) == {"masked_words"}
@@ -145,6 +163,7 @@ def test_in_python_the_same(stories: Path, tmp_path: Path) -> None:
         (("--model", "bert-tiny", "--tokenizer", "bytes"), "masked pretraining needs [CLS], [SEP], [MASK]"),
         (("--model", "bert-tiny", "--context", 4, "--tokenizer", "wordpiece"), "no room for [CLS], [SEP] and text"),
         (("--model", "bert-tiny", "--sample", "no mask here"), "has no [MASK]"),
+        (("--model", "bert-tiny", "--sample-tokens", 9), "--sample-tokens is for models that write"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

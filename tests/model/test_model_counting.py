@@ -78,3 +78,10 @@ def test_kv_bytes_are_those_of_the_cache(name: str) -> None:
     config = ModelConfig(**preset(name) | {"context": 64})
     cache = KVCache(config, batch=1, length=64, dtype=torch.bfloat16)
     assert kv_bytes_per_token(config) * 64 == cache.k.nbytes + cache.v.nbytes
+
+
+def test_masked_words_alone_meet_the_vocabulary() -> None:
+    config = ModelConfig(**preset("bert-base"))
+    count = count_parameters(config)
+    saved = training_flops_per_token(config) - training_flops_per_token(config, scored=0.15)
+    assert saved == pytest.approx(6 * 0.85 * (count.masked_head + count.embedding))
