@@ -10,16 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import tokenizers
 import torch
 from torch import Tensor
 
 import gptloom
 from gptloom.config.errors import Problem, VerificationError
-from gptloom.interop.receipt import Prompt, Witness
+from gptloom.interop.receipt import TEXTS, Prompt, Witness
 from gptloom.model.folder import CONFIG_FILE, read_json
 from gptloom.model.store import load_model
 from gptloom.model.transformer import Transformer
-from gptloom.tokenizer.tokenizer import Tokenizer
+from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
 THEIR_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 Encode = Callable[[str], list[int]]
@@ -143,7 +144,8 @@ def reference_of(
         # Where it knows none of the files, it makes a tokenizer without a vocabulary and says nothing.
         if not any((folder / name).is_file() for name in THEIR_VOCABULARIES):
             raise FileNotFoundError(f"no {', '.join(THEIR_VOCABULARIES)}")
-        return TheirModel(folder, rounded, their_encode(folder)), []
+        encode, notes = their_encode_or_the_files(folder)
+        return TheirModel(folder, rounded, encode), notes
     except Exception as error:  # of whatever kind: a tokenizer that transformers cannot read
         first_line = (str(error).splitlines() or [""])[0]
         reason = f"transformers cannot open the tokenizer ({type(error).__name__}: {first_line})"
@@ -163,6 +165,30 @@ def their_encode(folder: Path) -> Encode:
         return ids
 
     return encode
+
+
+def their_encode_or_the_files(folder: Path) -> tuple[Encode, list[str]]:
+    """``their_encode``; where it does not do what tokenizer.json says, that file's own ids, and a note of it.
+
+    ``transformers`` 5 builds some tokenizers by the model's type, with a normalizer and a split of the class: only tokens
+    and merges are then the file's (a Qwen2 whose file has no NFC normalizer still gets one).
+    """
+    theirs, file = their_encode(folder), folder / TOKENIZER_FILE
+    if not file.is_file():
+        return theirs, []
+    plain = tokenizers.Tokenizer.from_file(str(file))
+    plain.no_truncation()
+    plain.no_padding()
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    other = next((text for text in TEXTS if theirs(text) != encode(text)), None)
+    if other is None:
+        return theirs, []
+    what = f"transformers {version('transformers')} overrides {TOKENIZER_FILE} by the model's type: it gives other ids"
+    return encode, [f"{what}, as of {other!r}; those compared here are what the file says"]
 
 
 def our_outputs(model: Transformer, ids: Tensor) -> dict[str, Tensor]:

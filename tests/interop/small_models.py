@@ -34,6 +34,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bert": preset("bert-tiny") | SIZES,
     "llama": {"family": "llama", **SIZES, **LLAMA},
     "mistral": {"family": "mistral", **SIZES, **LLAMA},
+    "gpt_neo": preset("gpt2")
+    | SIZES
+    | {"family": "gpt_neo", "scale_attention": False, "qkv_bias": False}
+    | {"window": 16, "banded": "alternate"},
     "qwen2": {"family": "qwen2", "qkv_bias": True, **SIZES, **LLAMA},
 }
 LLAMA3 = {"kind": "llama3", "factor": 8.0, "original_context": 32}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors import safe_open
@@ -19,6 +20,7 @@ from transformers_folders import ARCHITECTURES, write_folder
 import gptloom
 from gptloom.config.errors import UserError, VerificationError
 from gptloom.interop import witness
+from gptloom.interop.export.gguf_tokenizer import SPLITS
 from gptloom.interop.export.target import ROUNDING
 from gptloom.interop.import_model import Imported
 from gptloom.interop.open import load
@@ -28,6 +30,7 @@ from gptloom.model.store import content_hash, load_model
 from gptloom.tokenizer.train import train_tokenizer
 
 TEXT = "the old king and his young queen went down to the river where a boat of green wood lay waiting "
+QWEN2_SPLIT = next(pattern for pattern, name in SPLITS.items() if name == "qwen2")
 TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
 
 
@@ -180,6 +183,27 @@ def test_beams_end_there_too(tmp_path: Path) -> None:
     beams = load(path, device="cpu", precision="fp32").generate("the", **options)
     assert beams[0].ids == (stop,) and beams[0].text == "" and len(beams) == 4
     assert all((stop in beam.ids) == (beam.finish_reason == "stop") and stop not in beam.ids[:-1] for beam in beams)
+
+
+@pytest.mark.parametrize("composed", [True, False])
+def test_a_qwen2_is_read_as_its_tokenizer_says_even_where_transformers_overrides_it(
+    tmp_path: Path, composed: bool
+) -> None:
+    source = tmp_path / "theirs"
+    write_folder(source, "qwen2", vocab_size=300)
+    write_tokenizer(source)
+    described = document(source / "tokenizer.json")
+    split = {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+    described["normalizer"] = {"type": "NFC"} if composed else None
+    (source / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}', encoding="utf-8")
+    receipt = bring_in(source, tmp_path / "ours").receipt
+    plain = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    assert receipt.verified
+    assert receipt.token_ids == {text: plain.encode(text, add_special_tokens=False).ids for text in TEXTS}
+    assert any("overrides tokenizer.json by the model's type" in note for note in receipt.notes) == (not composed)
 
 
 def test_a_vocabulary_in_two_files_becomes_a_tokenizer_json(tmp_path: Path) -> None:

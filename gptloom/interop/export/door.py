@@ -144,8 +144,9 @@ def _receipt(
     source: StoredModel, target: Target, folder: Path, name: str, dtype: str | None, notes: Sequence[str]
 ) -> Receipt:
     prompts = _prompts(source)
-    candidate = target.candidate(source, folder)
+    candidate, more = target.candidate(source, folder)
     candidate.name = candidate.name.replace(folder.name, name)
+    notes = [*notes, *more]
     alike = target.reference(source, dtype)
     if dtype is None or not _rounds(source.dtype, dtype):
         return compare(alike, candidate, prompts, notes=notes)

@@ -68,7 +68,7 @@ class GGUF:
         name = f"gptloom's own reading of {source.folder.name}"
         return StateModel(name, config, lambda: _rounded(source, _stored_as(source, dtype)), encode)
 
-    def candidate(self, source: StoredModel, folder: Path) -> Witness:
+    def candidate(self, source: StoredModel, folder: Path) -> tuple[Witness, list[str]]:
         """The file's metadata, tensors and vocabulary, taken apart again and computed by our Transformer."""
         from gptloom.interop.export import gguf_file
 
@@ -82,7 +82,7 @@ class GGUF:
             with gguf_file.read(path, source.config) as found:
                 yield found.fetch
 
-        return StateModel(f"{GGUF_FILE}, read back by the package gguf", config, tensors, encode)
+        return StateModel(f"{GGUF_FILE}, read back by the package gguf", config, tensors, encode), []
 
 
 def _stored_as(source: StoredModel, dtype: str | None) -> str:

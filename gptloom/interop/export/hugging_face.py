@@ -13,7 +13,7 @@ from gptloom.interop.companions import take_along
 from gptloom.interop.export.source import StoredModel
 from gptloom.interop.export.target import TORCH_DTYPES, weights_for
 from gptloom.interop.receipt import Witness
-from gptloom.interop.witness import OurModel, TheirModel
+from gptloom.interop.witness import OurModel, TheirModel, their_encode_or_the_files
 from gptloom.model.folder import read_json, write_json
 from gptloom.model.layouts import layout_for
 from gptloom.model.store import LINEAGE_FILE, content_hash, read_lineage, save_model
@@ -65,14 +65,15 @@ class HuggingFace:
         """gptloom's own reading of the source."""
         return OurModel(source.folder, source.tokenizer, self._rounded(dtype))
 
-    def candidate(self, source: StoredModel, folder: Path) -> Witness:
+    def candidate(self, source: StoredModel, folder: Path) -> tuple[Witness, list[str]]:
         """``transformers``, where it is installed and has the architecture; else gptloom's reading of what was written."""
         why_not = TheirModel.why_not(folder)
         if why_not is None:
-            return TheirModel(folder)
+            encode, notes = (None, []) if source.tokenizer is None else their_encode_or_the_files(folder)
+            return TheirModel(folder, encode=encode), notes
         witness = OurModel(folder, source.tokenizer)
         witness.name += f", since {why_not}"
-        return witness
+        return witness, []
 
     @staticmethod
     def _rounded(dtype: str | None) -> torch.dtype | None:

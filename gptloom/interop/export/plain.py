@@ -55,12 +55,12 @@ class Plain:
         """gptloom's own reading of the source."""
         return OurModel(source.folder, source.tokenizer, None if dtype is None else TORCH_DTYPES[dtype])
 
-    def candidate(self, source: StoredModel, folder: Path) -> Witness:
+    def candidate(self, source: StoredModel, folder: Path) -> tuple[Witness, list[str]]:
         """The two files, read as one's own program would."""
         config = ModelConfig(**read_json(folder / CONFIG_FILE))
         tokenize = None if source.tokenizer is None else load_tokenizer(folder).encode
         name = f"the tensors of {WEIGHTS_FILE} in gptloom's Transformer"
-        return StateModel(name, config, lambda: _tensors(folder / WEIGHTS_FILE), tokenize)
+        return StateModel(name, config, lambda: _tensors(folder / WEIGHTS_FILE), tokenize), []
 
 
 @contextmanager

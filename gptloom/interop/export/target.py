@@ -50,8 +50,8 @@ class Target(Protocol):
         """The source with its weights rounded as ``write`` rounds them: equal to the result, but for how sums are taken."""
         ...
 
-    def candidate(self, source: StoredModel, folder: Path) -> Witness:
-        """The result, read back."""
+    def candidate(self, source: StoredModel, folder: Path) -> tuple[Witness, list[str]]:
+        """The result, read back, and what the receipt should say of the reading."""
         ...
 
 
