@@ -18,6 +18,7 @@ from gptloom.config.errors import UserError, VerificationError
 from gptloom.config.model import ModelConfig
 from gptloom.interop.export import gguf_layout, gguf_tokenizer
 from gptloom.interop.export.door import Exported
+from gptloom.interop.export.ollama import modelfile
 from gptloom.interop.export.target import ROUNDING
 from gptloom.interop.receipt import TEXTS, TOLERANCE
 from gptloom.model.store import load_model
@@ -47,6 +48,10 @@ def reader_of(done: Exported) -> Any:
 
 def fields_of(done: Exported) -> dict[str, Any]:
     return {name: field.contents() for name, field in reader_of(done).fields.items()}
+
+
+def modelfile_of(done: Exported) -> list[str]:
+    return (done.path / "Modelfile").read_text(encoding="utf-8").splitlines()
 
 
 # ---- tensors -----------------------------------------------------------------------------------------------------------
@@ -266,18 +271,36 @@ def test_no_tokenizer_and_a_band_are_said_together(tmp_path: Path) -> None:
 def test_chat_template_and_several_ends(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
-    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 256]}', encoding="utf-8")
+    end = small_tokenizer().eot_id
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, end]}), encoding="utf-8")
     done = to_gguf(folder)
     fields = fields_of(done)
     assert fields["tokenizer.chat_template"] == "{{ messages[0]['content'] }}"
-    assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (7, 256)
-    assert "TEMPLATE" not in (done.path / "Modelfile").read_text(encoding="utf-8")
+    assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (7, end)
+    # 7 is an ordinary token, which may stand inside a word: only the special one is a stop text.
+    stops = [line for line in modelfile_of(done) if line.startswith("PARAMETER stop")]
+    assert stops == ['PARAMETER stop "<|endoftext|>"'] and not any("TEMPLATE" in line for line in modelfile_of(done))
+    assert any("Ollama reads no Jinja" in note for note in done.receipt.notes)
+    assert not any("room for" in note for note in done.receipt.notes)
+
+
+def test_more_ends_than_gguf_has_room_for_are_told(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [256, 7, 8, 9]}', encoding="utf-8")
+    done = to_gguf(folder)
+    fields = fields_of(done)
+    assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (256, 7)
+    [note] = done.receipt.notes
+    assert "4 ids end a text" in note and "room for 256 and 7" in note and note.endswith("8, 9")
+
+
+def test_a_stop_text_with_quotation_marks_is_quoted() -> None:
+    assert modelfile("m", 8, True, ['<"end">']).splitlines()[-1] == 'PARAMETER stop """<"end">"""'
 
 
 def test_the_modelfile(tmp_path: Path) -> None:
     done = to_gguf(write_model(tmp_path / "model"), verify=False)
-    lines = (done.path / "Modelfile").read_text(encoding="utf-8").splitlines()
-    assert lines == ["FROM ./model.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 64"]
+    assert modelfile_of(done) == ["FROM ./model.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 64"]
 
 
 def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from gptloom.config.errors import Problem
 from gptloom.config.model import ModelConfig
 from gptloom.interop.export import gguf_layout, gguf_tokenizer
-from gptloom.interop.export.ollama import modelfile
+from gptloom.interop.export.ollama import CHAT_NOTE, modelfile
 from gptloom.interop.export.source import StoredModel
 from gptloom.interop.export.target import DTYPE_NAMES, StateModel, weights_for
 from gptloom.interop.receipt import Witness
@@ -34,16 +34,16 @@ class GGUF:
         return [*missing, *gguf_layout.unfit(source.config), *gguf_tokenizer.unfit(source.tokenizer)]
 
     def notes(self, source: StoredModel, dtype: str | None) -> list[str]:
-        """What llama.cpp does a little differently."""
-        return gguf_layout.notes(source.config)
+        """What llama.cpp and Ollama do a little differently."""
+        chat = [] if source.chat_template is None else [CHAT_NOTE]
+        return [*gguf_layout.notes(source.config), *gguf_tokenizer.notes(_eos_ids(source)), *chat]
 
     def write(self, source: StoredModel, folder: Path, dtype: str | None) -> None:
         """The two files."""
         from gptloom.interop.export import gguf_file
 
         assert source.tokenizer is not None, "unfit says so"
-        eos = source.generation.get("eos_token_id") or []
-        eos_ids = [eos] if isinstance(eos, int) else list(eos)
+        eos_ids = _eos_ids(source)
         vocabulary = gguf_tokenizer.vocabulary(source.tokenizer, source.config.vocab_size, eos_ids)
         general = {"general.type": "model", "general.name": source.name}
         if source.chat_template is not None:
@@ -58,7 +58,8 @@ class GGUF:
                 vocabulary,
                 general,
             )
-        text = modelfile(GGUF_FILE, source.config.context, source.chat_template is not None)
+        stops = gguf_tokenizer.special_texts(source.tokenizer, eos_ids) if source.chat_template is not None else []
+        text = modelfile(GGUF_FILE, source.config.context, source.chat_template is not None, stops)
         (folder / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
 
     def reference(self, source: StoredModel, dtype: str | None) -> Witness:
@@ -83,6 +84,12 @@ class GGUF:
                 yield found.fetch
 
         return StateModel(f"{GGUF_FILE}, read back by the package gguf", config, tensors, encode), []
+
+
+def _eos_ids(source: StoredModel) -> list[int]:
+    """What ends a text, by generation_config.json: one id or several; none where it says nothing."""
+    eos = source.generation.get("eos_token_id")
+    return [eos] if isinstance(eos, int) else list(eos or [])
 
 
 def _stored_as(source: StoredModel, dtype: str | None) -> str:

@@ -16,6 +16,7 @@ import tokenizers
 from gptloom.config.errors import Problem
 from gptloom.tokenizer.tokenizer import Tokenizer
 
+ENDS = 2  # ids that end a text: eos and eot
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # llama.cpp's kinds of tokens
 SPACE = "▁"  # what begins a word in llama.cpp's WordPiece
 # llama.cpp wants the list of merges and GGUF has no empty one: a merge whose left half never comes about.
@@ -111,6 +112,21 @@ def split_of(settings: Mapping[str, Any]) -> str | None:
         plain = first.get("behavior") == "Isolated" and not first.get("invert")
         return first.get("pattern", {}).get("Regex") if plain else None
     return None
+
+
+def notes(eos_ids: Sequence[int]) -> list[str]:
+    """What of ``eos_ids`` has no room in the file."""
+    kept, rest = eos_ids[:ENDS], eos_ids[ENDS:]
+    if not rest:
+        return []
+    held, left = " and ".join(map(str, kept)), ", ".join(map(str, rest))
+    return [f"{len(eos_ids)} ids end a text and GGUF has room for {held}: left out, and no end in llama.cpp, {left}"]
+
+
+def special_texts(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> list[str]:
+    """What is written for those of ``eos_ids``, or, where empty, for the tokenizer's own end, that are special tokens."""
+    texts = {token_id: text for text, token_id in tokenizer.special_tokens.items()}
+    return [texts[token_id] for token_id in eos_ids or [tokenizer.eot_id] if token_id in texts]
 
 
 def vocabulary(tokenizer: Tokenizer, rows: int, eos_ids: Sequence[int]) -> Vocabulary:
