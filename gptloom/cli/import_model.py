@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.config.doors import ImportOptions
-from gptloom.config.errors import Problem, UserError
+from gptloom.config.errors import UserError
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
 from gptloom.observe.terminal import say
@@ -23,34 +23,20 @@ def import_one(resolved: Resolved[ImportOptions]) -> Imported:
     """Brings a model of ``transformers`` in: weights, tokenizer, chat template, generation config, and a receipt."""
     from gptloom.interop.hub import find_source
     from gptloom.interop.import_model import import_folder, plan_import
+    from gptloom.interop.outputs import in_the_way, taken
 
     options = resolved.options
     out = Path(options.out).expanduser() if options.out else None
-    if out is not None:
-        _check_free(out, options.overwrite)
+    if out is not None and (problems := taken(out, options.overwrite)):
+        raise UserError(*problems)  # before anything is fetched
     source = find_source(options.source)
     if out is None:
         out = MODELS / Path(source.name).expanduser().resolve().name
-        _check_free(out, options.overwrite)
-    if out.resolve() == source.folder.resolve():
-        raise UserError(Problem("the result would take the place of what is imported", str(out), "another --out"))
+    if problems := [*taken(out, options.overwrite), *in_the_way(out, source.folder)]:
+        raise UserError(*problems)
     plan = plan_import(source, dtype=options.dtype, tokenizer=options.tokenizer, resize_vocab=options.resize_vocab)
     say(f"importing {source.name} into {out}")
-    return import_folder(plan, out, verify=options.verify)
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Nothing is replaced but, with --overwrite, a model folder that gptloom wrote."""
-    from gptloom.model.store import LINEAGE_FILE
-
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / LINEAGE_FILE).is_file():
-        raise UserError(
-            Problem("exists and was not written by gptloom; it is left as it is", str(out), "another --out")
-        )
-    if not overwrite:
-        raise UserError(Problem("exists already", str(out), "--overwrite, or another --out"))
+    return import_folder(plan, out, verify=options.verify, overwrite=options.overwrite)
 
 
 def run_import(resolved: Resolved[ImportOptions], out: Output) -> None:

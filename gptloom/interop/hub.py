@@ -15,13 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.model import is_preset
 from gptloom.model.folder import CONFIG_FILE, CONVERT, PICKLES, refuse_pickle
-from gptloom.model.reference import Resolved, resolve_reference
+from gptloom.model.reference import Resolved, path_of, resolve_reference
 from gptloom.observe.terminal import terminal
 
 PREFIX = "hf:"
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.bpe", "tokenizer.model")
 OTHER_FILES = ("*/*.safetensors", "consolidated*.safetensors", "*.fp16.safetensors")  # more copies of the weights
+HUB_NAMES_OF_PRESETS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # which the hub has without ORG/
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -61,9 +63,13 @@ def find_source(reference: str) -> Source:
             is gated, or that does not exist. What to do is said.
     """
     text = reference.removeprefix(PREFIX)
-    path = Path(text).expanduser()
-    if path.exists():
+    path = path_of(text)
+    if path is not None and path.exists():
         return Source(_model_folder(path), text)
+    if text == reference and is_preset(text) and text not in HUB_NAMES_OF_PRESETS:
+        what = f"{text} is a preset: it has no trained weights to import"
+        mend = f"gptloom pretrain --model {text} --data FILE --out runs/{text}; a model of the hub: ORG/NAME"
+        raise UserError(Problem(what, mend=mend))
     name, _, revision = text.partition("@")
     if not HUB_NAME.fullmatch(name) or text.endswith("@"):
         what = f"there is no folder {text!r}, and a model of the hub is called ORG/NAME or ORG/NAME@REVISION"

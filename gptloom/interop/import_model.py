@@ -20,9 +20,10 @@ from gptloom.config.model import ModelConfig
 from gptloom.interop.companions import generation_of, source_tokenizer, take_along
 from gptloom.interop.export.target import DTYPE_NAMES, ROUNDING, TORCH_DTYPES, Float16Weights
 from gptloom.interop.hub import Source
+from gptloom.interop.outputs import in_the_way, no_room, result_folder, taken
 from gptloom.interop.receipt import Receipt, compare, compare_rounded, fixed_prompts, write_receipt
 from gptloom.interop.witness import OurModel, reference_of
-from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
+from gptloom.model.folder import CONFIG_FILE, free_name, read_json, write_json
 from gptloom.model.store import LINEAGE_FILE, content_hash, read_config, save_model
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.tokenizer.load import load_tokenizer
@@ -89,25 +90,37 @@ def plan_import(
     return Plan(source, config, settled, chosen, own and chosen is not None, stored, tuple(notes))
 
 
-def import_folder(plan: Plan, out: Path, *, verify: bool = True) -> Imported:
+def import_folder(plan: Plan, out: Path, *, verify: bool = True, overwrite: bool = False) -> Imported:
     """Writes the model folder ``out`` with its receipt.
 
     Raises:
-        UserError: ``out`` exists, is not empty, and is no model folder; a number that float16, where asked for, cannot
+        UserError: ``out`` is taken (but ``overwrite`` replaces what gptloom wrote), holds the source, cannot be
+            written, or its disk has too little room; a number that float16, where asked for, cannot
             hold.
         VerificationError: the result does not compute what the source does; it is kept beside ``out``, under another
             name, and nothing is under ``out`` that was not there.
     """
-    with replaced_folder(out) as partial:
+    against = [*taken(out, overwrite), *in_the_way(out, plan.source.folder), *no_room(out, _bytes_of(plan))]
+    if against:
+        raise UserError(*against)
+    with result_folder(out, overwrite) as partial:
         _write(plan, partial)
         receipt = _verify(plan, partial) if verify else Receipt.unverified(*plan.notes)
         write_receipt(partial, receipt)
         if receipt.problems:
-            aside = _free_name(out.with_name(f"{out.name}.differs"))
+            there = out.resolve()
+            aside = free_name(there.with_name(f"{there.name}.differs"))
             partial.rename(aside)
             kept = Problem("the result is not what was imported, and is kept for a look only", str(aside))
             raise VerificationError(*(Problem(text, str(out)) for text in receipt.problems), kept)
     return Imported(out, plan.config, plan.source, receipt)
+
+
+def _bytes_of(plan: Plan) -> int:
+    """What the weights of the result take; a vocabulary's new rows and the small files beside them are not counted."""
+    weights = StoredWeights(plan.source.folder, plan.stored)
+    tensors = [weights.empty(name) for name in weights]
+    return sum(tensor.numel() * (plan.dtype or tensor.dtype).itemsize for tensor in tensors)
 
 
 def _settle_vocabulary(
@@ -218,8 +231,3 @@ def _rounds(plan: Plan, dtype: torch.dtype) -> bool:
     """Whether any number may change on its way to ``dtype``."""
     stored = StoredWeights(plan.source.folder, plan.stored)
     return dtype != torch.float32 and any(stored.empty(name).dtype != dtype for name in stored)
-
-
-def _free_name(wanted: Path) -> Path:
-    names = (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}") for number in range(1, 1000))
-    return next(path for path in names if not path.exists())

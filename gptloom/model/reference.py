@@ -45,19 +45,29 @@ def resolve_reference(text: str) -> Resolved:
     Raises:
         UserError: nothing there (with the nearest names), a pickle, a run without weights, or no such checkpoint.
     """
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = path_of(text)
+    if path is not None and path.is_file():
         raise _no_model_file(path)
-    if path.is_dir():
+    if path is not None and path.is_dir():
         return _of_folder(path)
     if "@" in text:
         folder, _, which = text.rpartition("@")
-        run = Path(folder).expanduser()
-        if run.is_dir():
+        run = path_of(folder)
+        if run is not None and run.is_dir():
             return _at(run, which)
     if is_preset(text):
         return Resolved("preset", preset=text)
     raise UserError(_unknown(text))
+
+
+def path_of(text: str) -> Path | None:
+    """``text`` as a path; None where it can be none: it begins with the home of nobody, or the system finds it too long."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (RuntimeError, OSError):
+        return None
+    return path
 
 
 def finished_checkpoints(run: Path) -> dict[int, Path]:

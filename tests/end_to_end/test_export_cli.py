@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gptloom.cli.main import main
 from gptloom.config.model import ModelConfig, preset
+from gptloom.interop.export import door
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.train import train_tokenizer
@@ -83,6 +86,48 @@ def test_bad_input_is_exit_code_2_and_leaves_nothing(
     assert code == 2 and printed == "" and "Traceback" not in messages
     assert told in messages
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_what_gptloom_wrote_is_replaced_and_never_the_source(capsys: Printed, tmp_path: Path, model: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name, text in (("config.json", "{}"), ("receipt.json", '{"total": 12}'), ("weights.bin", "years")):
+        (theirs / name).write_text(text, encoding="utf-8")
+    command = (model, "--to", "safetensors", "--no-verify", "--overwrite", "--out")
+    for out, told in (
+        (theirs, "was not written by gptloom"),
+        (model, "would take the place of what is read"),
+        (tmp_path / "model" / ".." / "model", "would take the place of what is read"),
+    ):
+        code, _, messages = run(capsys, *command, out)
+        assert code == 2 and told in messages
+    assert (theirs / "weights.bin").is_file() and (model / "model.safetensors").is_file()
+    for _ in range(2):
+        assert run(capsys, *command, tmp_path / "out")[0] == 0
+
+
+def test_the_current_folder_may_be_the_result(
+    capsys: Printed, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(capsys, model, "--to", "hf", "--out", ".")[0] == 0
+    assert Path("receipt.json").is_file() and sorted(path.name for path in tmp_path.iterdir()) == ["here", "model"]
+
+
+def test_an_export_that_another_overtook_is_kept_beside_it(
+    capsys: Printed, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = door.write_receipt
+
+    def another_comes_first(folder: Path, receipt: Any) -> None:
+        write(folder, receipt)
+        shutil.copytree(folder, tmp_path / "out")
+
+    monkeypatch.setattr(door, "write_receipt", another_comes_first)
+    code, _, messages = run(capsys, model, "--to", "safetensors", "--no-verify", "--out", tmp_path / "out")
+    assert code == 2 and "another has made it meanwhile" in messages
+    assert (tmp_path / "out-2" / "receipt.json").is_file()
 
 
 def test_every_reason_at_once(capsys: Printed, tmp_path: Path, model: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers_folders import write_folder
 
-from gptloom.interop import hub, witness
+from gptloom.interop import hub, import_model, outputs, witness
 from gptloom.tokenizer.train import train_tokenizer
 
 Answer = Any
@@ -93,9 +93,53 @@ def test_what_is_there_is_never_replaced_unasked(
     assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
     assert gptloom("import", "llama", "--out", "ours", "--no-verify").code == 0
     assert "exists already" in refused("llama", "--out", "ours")
-    assert "take the place of what is imported" in refused("ours", "--out", "ours", "--overwrite")
+    assert "take the place of what is read" in refused("ours", "--out", "ours", "--overwrite")
     assert gptloom("import", "llama", "--out", "ours", "--overwrite").code == 0
     assert json.loads(Path("ours/receipt.json").read_text(encoding="utf-8"))["verified"] is True
+
+
+def test_an_out_that_the_system_refuses_is_said_in_a_sentence(refused: Callable[..., str], source: Path) -> None:
+    assert "the system does not allow it" in refused("llama", "--out", "llama/config.json/x")
+    assert "the system does not allow it" in refused("llama", "--out", "x" * 400)
+
+
+def test_too_little_room_is_said_before_anything_is_written(
+    refused: Callable[..., str], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "free_bytes", lambda path: 1000)
+    assert "the disk has 1 kB left" in refused("llama", "--out", "ours")
+
+
+def test_the_current_folder_may_be_the_result(
+    gptloom: Callable[..., Answer], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+    assert gptloom("import", "../llama", "--out", ".").code == 0
+    assert Path("config.json").is_file() and [path.name for path in Path("..").iterdir() if "." in path.name] == []
+
+
+def test_of_two_imports_at_once_both_results_are_kept(
+    gptloom: Callable[..., Answer], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = import_model.write_receipt
+
+    def another_comes_first(folder: Path, receipt: Any) -> None:
+        write(folder, receipt)
+        shutil.copytree(folder, "ours")
+
+    monkeypatch.setattr(import_model, "write_receipt", another_comes_first)
+    answer = gptloom("import", "llama", "--out", "ours", "--no-verify")
+    assert answer.code == 2 and "another has made it meanwhile" in answer.err and "ours-2" in answer.err
+    assert Path("ours/config.json").is_file() and Path("ours-2/config.json").is_file()
+
+
+def test_a_preset_is_not_asked_for_at_the_hub(
+    refused: Callable[..., str], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_fetch", lambda *_: pytest.fail("the hub was asked"))
+    text = refused("gpt3-xl")
+    assert "gpt3-xl is a preset: it has no trained weights" in text and "gptloom pretrain --model gpt3-xl" in text
 
 
 def test_a_mismatch_is_our_fault(gptloom: Callable[..., Answer], source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

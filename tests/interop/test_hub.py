@@ -179,7 +179,18 @@ def test_a_folder_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "name", ["/nowhere/at/all", "./nowhere", "a/b/c", "org/name@", "with space", "", "hf:org/name"]
+    "name",
+    [
+        "/nowhere/at/all",
+        "./nowhere",
+        "a/b/c",
+        "org/name@",
+        "with space",
+        "",
+        "hf:org/name",
+        "~nobody-of-that-name/x",
+        "x/" + "y" * 400 + "/z",
+    ],
 )
 def test_what_cannot_be_a_name_is_not_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

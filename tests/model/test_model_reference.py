@@ -126,3 +126,8 @@ def test_other_files_and_folders_are_named(tmp_path: Path) -> None:
 def test_resolving_needs_no_torch() -> None:
     code = "import sys, gptloom.model.reference; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-that-name/x", "~nobody-of-that-name@5", "x" * 400, "x" * 400 + "@last"])
+def test_what_can_be_no_path_is_called_nothing(text: str) -> None:
+    assert "no run, model folder or preset is called" in refusal(text)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,8 @@ from gptloom.interop.export.hugging_face import HuggingFace
 from gptloom.interop.export.plain import Plain
 from gptloom.interop.export.source import StoredModel, open_source
 from gptloom.interop.export.target import DTYPE_NAMES, ROUNDING, Target
+from gptloom.interop.outputs import in_the_way, no_room, result_folder, taken
 from gptloom.interop.receipt import (
-    RECEIPT_FILE,
     Prompt,
     Receipt,
     compare,
@@ -27,9 +25,6 @@ from gptloom.interop.receipt import (
     write_receipt,
 )
 from gptloom.interop.witness import OurModel
-from gptloom.model.folder import CONFIG_FILE, replaced_folder
-from gptloom.observe.terminal import human_bytes
-from gptloom.train.disk import free_bytes
 
 TARGETS: dict[str, Target] = {target.name: target for target in (HuggingFace(), GGUF(), Plain())}
 BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}  # of a number
@@ -75,20 +70,22 @@ def export_model(
     if to not in TARGETS:
         raise UserError(Problem(f"nothing is exported to {to!r}", mend=f"--to: {nearest(to, TARGETS)}"))
     target = TARGETS[to]
-    problems = [*_unfit_dtype(target, dtype), *_taken(out, overwrite)]
+    problems = [*_unfit_dtype(target, dtype), *taken(out, overwrite)]
     try:
         source = open_source(reference)
     except UserError as error:
         raise UserError(*problems, *error.problems) from None
     stored = dtype or DTYPE_NAMES.get(source.dtype, "f32")
+    problems += in_the_way(out, source.folder)
     problems += target.unfit(source)
-    problems += _no_room(out, source.numbers * BYTES.get(stored, 4.0))
+    problems += no_room(out, source.numbers * BYTES.get(stored, 4.0))
     if problems:
         raise UserError(*problems)
-    with _system_errors(out), replaced_folder(out, (CONFIG_FILE, RECEIPT_FILE)) as partial:
+    with result_folder(out, overwrite) as partial:
         target.write(source, partial, dtype)
         notes = target.notes(source, dtype)
-        receipt = _receipt(source, target, partial, out.name, dtype, notes) if verify else Receipt.unverified(*notes)
+        name = out.resolve().name
+        receipt = _receipt(source, target, partial, name, dtype, notes) if verify else Receipt.unverified(*notes)
         receipt.check()
         write_receipt(partial, receipt)
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
@@ -104,37 +101,6 @@ def _unfit_dtype(target: Target, dtype: str | None) -> list[Problem]:
     others = [other.name for other in TARGETS.values() if dtype in other.dtypes]
     elsewhere = f", or --to {others[0]}" if others else ""
     return [Problem(f"{target.name} has no dtype {dtype}", mend=f"--dtype {' or '.join(target.dtypes)}{elsewhere}")]
-
-
-def _taken(out: Path, overwrite: bool) -> list[Problem]:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return []
-    if not out.is_dir():
-        return [Problem("it is a file, and an export is a folder", str(out), "another --out")]
-    if overwrite and any((out / name).is_file() for name in (CONFIG_FILE, RECEIPT_FILE)):
-        return []
-    mend = "another --out" + ("" if overwrite else ", or --overwrite where it is an earlier export")
-    return [Problem("it exists already; it is left as it is", str(out), mend)]
-
-
-def _no_room(out: Path, n_bytes: float) -> list[Problem]:
-    free = free_bytes(out)
-    if n_bytes <= free:
-        return []
-    what = f"the result takes about {human_bytes(int(n_bytes))} and the disk has {human_bytes(free)} left"
-    return [Problem(what, str(out), "make room, another --out, or a smaller --dtype")]
-
-
-@contextmanager
-def _system_errors(out: Path) -> Iterator[None]:
-    """What the system refuses is said in a sentence; a full disk goes on, the command line has its own words for it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.errno == errno.ENOSPC:
-            raise
-        where = str(error.filename or out)
-        raise UserError(Problem(f"the system does not allow it: {error.strerror}", where, "another --out")) from None
 
 
 # ---- the receipt -------------------------------------------------------------------------------------------------------
