@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
@@ -65,9 +65,6 @@ class WeightFiles:
                 offsets = (0,) * len(shape) if places is None else tuple(places[name][OFFSETS])
                 before = [] if places is None else self._pieces.get(name, [])
                 self._pieces[name] = [*before, Piece(file, offsets, shape)]
-                if entry["dtype"] not in DTYPE_OF:
-                    what = f"tensor {name} is stored as {entry['dtype']}; gptloom reads {', '.join(DTYPE_OF)}"
-                    raise UserError(Problem(what, str(folder / file)))
                 self.dtypes[name] = DTYPE_OF[entry["dtype"]]
         self.shapes = {name: _whole(pieces) for name, pieces in self._pieces.items()}
         self._check_complete()
@@ -96,7 +93,10 @@ class WeightFiles:
         self._open.clear()
 
     def _open_file(self, file: str) -> None:
-        handle = safe_open(self._folder / file, framework="pt")
+        try:
+            handle = safe_open(self._folder / file, framework="pt")
+        except SafetensorError as error:
+            raise UserError(_damaged(self._folder / file, str(error))) from error
         self._open[file] = handle.__enter__()
         self._read_bytes[file] = 0
 
@@ -152,7 +152,7 @@ def _read_header(path: Path) -> tuple[Header, Header | None]:
     JSON, then the tensors' bytes without a gap.
 
     Raises:
-        UserError: not such a file, or shorter or longer than its header says.
+        UserError: not such a file, a number type that is not read, or bytes that are not as the header says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -167,16 +167,45 @@ def _read_header(path: Path) -> tuple[Header, Header | None]:
         header = json.loads(text)
         metadata = header.pop("__metadata__", {})
         places = json.loads(metadata[PLACES]) if PLACES in metadata else None
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        complete = all(isinstance(entry["shape"], list) and "dtype" in entry for entry in header.values())
-        complete &= all(len(places[name][OFFSETS]) == len(header[name]["shape"]) for name in header if places)
-    except (ValueError, AttributeError, TypeError, LookupError):
+        complete = all(
+            _are_sizes(entry["shape"]) and _are_sizes(entry["data_offsets"], 2) and isinstance(entry["dtype"], str)
+            for entry in header.values()
+        )
+        if places is not None:
+            complete &= all(_are_sizes(places[name][OFFSETS], len(header[name]["shape"])) for name in header)
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
         complete = False
     if not complete:
         raise UserError(_damaged(path, "the safetensors header is not readable"))
+    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != size:
         raise UserError(_damaged(path, f"the file has {size:,} bytes and its header promises {end:,}"))
+    _check_ranges(header, path)
     return header, places
+
+
+def _are_sizes(values: object, length: int | None = None) -> bool:
+    """Whether this is a list of whole numbers, none below zero; of ``length``, where that is given."""
+    if not isinstance(values, list) or (length is not None and len(values) != length):
+        return False
+    return all(type(value) is int and value >= 0 for value in values)
+
+
+def _check_ranges(header: Header, path: Path) -> None:
+    """``UserError`` unless each tensor has as many bytes as its shape takes, and begins where the one before ends."""
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        kind, (start, stop) = entry["dtype"], entry["data_offsets"]
+        if kind not in DTYPE_OF:
+            what = f"tensor {name} is stored as {kind}; gptloom reads {', '.join(DTYPE_OF)}"
+            raise UserError(Problem(what, str(path)))
+        if start != end:
+            what = f"tensor {name} begins at byte {start:,} of the data, and the one before it ends at {end:,}"
+            raise UserError(_damaged(path, what))
+        end = start + math.prod(entry["shape"]) * DTYPE_OF[kind].itemsize
+        if stop != end:
+            what = f"tensor {name}, {kind} {entry['shape']}, takes {end - start:,} bytes and has {stop - start:,}"
+            raise UserError(_damaged(path, what))
 
 
 def _damaged(path: Path, what: str) -> Problem:
@@ -196,9 +225,13 @@ def _weight_files(folder: Path) -> list[str]:
             raise refuse_pickle(pickles[0])
         raise UserError(Problem(f"there is no {WEIGHTS_FILE}", str(folder)))
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise UserError(Problem("not an index of weight files", str(index))) from None
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = sorted({file for file in named if isinstance(file, str)})
+        complete = all(isinstance(file, str) for file in named)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        complete = False
+    if not complete:
+        raise UserError(Problem("not an index of weight files: weight_map names a file for each tensor", str(index)))
     astray = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
     if astray:
         raise UserError(*(Problem(f"{file!r} is no safetensors file of this folder", str(index)) for file in astray))
