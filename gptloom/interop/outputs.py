@@ -26,6 +26,9 @@ def result_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 def taken(out: Path, overwrite: bool) -> list[Problem]:
     """Why ``out`` is not written: nothing is replaced but, with ``overwrite``, what gptloom wrote."""
     with system_errors(out):
+        above = next(path for path in out.resolve().parents if path.exists())
+        if not above.is_dir():
+            return [Problem("no folder can be made within what is no folder", str(above), "another --out")]
         if not holds_something(out):
             return []
         if not out.is_dir():

@@ -74,7 +74,8 @@ def test_what_is_exported_is_a_model_like_any_other(capsys: Printed, tmp_path: P
         (["{model}", "--to", "hf"], "--out is missing"),
         (["{model}", "--to", "hf", "--out", "{out}", "--dtype", "q8_0"], "hf has no dtype q8_0"),
         (["{model}", "--to", "hf", "--out", "{model}"], "it exists already"),
-        (["{model}", "--to", "hf", "--out", "{model}/config.json/x"], "the system does not allow it"),
+        (["{model}", "--to", "hf", "--out", "{model}/config.json/x"], "within what is no folder"),
+        (["{model}", "--to", "hf", "--out", "x" * 400], "the system does not allow it"),
         (["{model}x", "--to", "hf", "--out", "{out}"], "no run, model folder or preset is called"),
     ],
 )

@@ -99,7 +99,7 @@ def test_what_is_there_is_never_replaced_unasked(
 
 
 def test_an_out_that_the_system_refuses_is_said_in_a_sentence(refused: Callable[..., str], source: Path) -> None:
-    assert "the system does not allow it" in refused("llama", "--out", "llama/config.json/x")
+    assert "within what is no folder" in refused("llama", "--out", "llama/config.json/x")
     assert "the system does not allow it" in refused("llama", "--out", "x" * 400)
 
 

@@ -202,7 +202,7 @@ def test_what_is_there_stays_unless_told(tmp_path: Path) -> None:
     for overwrite in (False, True):
         assert "it exists already" in refusal(folder, "hf", out, overwrite=overwrite)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    assert "an export is a folder" in refusal(folder, "hf", tmp_path / "file")
+    assert "the result is a folder" in refusal(folder, "hf", tmp_path / "file")
     first = tmp_path / "first"
     take_out(folder, "safetensors", first, verify=False)
     assert "--overwrite" in refusal(folder, "hf", first)
