@@ -59,6 +59,9 @@ class RopeScaling(BaseModel):
         return self
 
 
+_DERIVED_FROM = ("n_head", "n_kv_head", "d_model", "head_dim", "d_ff", "rotary_dim")
+
+
 class ModelConfig(BaseModel):
     """One Transformer, every family: GPT-1, GPT-2, GPT-3, GPT-NeoX, BERT, Llama, ``modern`` differ here only."""
 
@@ -112,6 +115,11 @@ class ModelConfig(BaseModel):
         """Fills the sizes that follow from others, so that a stored config states every number."""
         if not isinstance(values, dict) or not all(values.get(key) for key in ("n_head", "d_model")):
             return values
+        wrong = [name for name in _DERIVED_FROM if type(values.get(name) or 0) is not int]
+        if wrong:
+            raise UserError(*(Problem(f"{name} is {values[name]!r}; expected a whole number") for name in wrong))
+        if any((values.get(name) or 0) < 0 for name in _DERIVED_FROM):
+            return values  # to be refused next, by their ranges
         values = dict(values)
         d_model, n_head = values["d_model"], values["n_head"]
         values["n_kv_head"] = values.get("n_kv_head") or n_head

@@ -5,6 +5,7 @@ Layouts know plain tensors and JSON only; files are the business of ``model/stor
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,21 @@ from gptloom.config.model import ModelConfig
 TRAINING_FIELDS = ("dropout", "attention_dropout", "init")
 
 BIASES = ("qkv_bias", "out_bias", "mlp_bias")
+
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+# Sizes of a ModelConfig -> what families call them.
+THEIR_NAMES = {
+    "context": ("max_position_embeddings", "n_positions"),
+    "d_ff": ("intermediate_size", "n_inner"),
+    "d_model": ("hidden_size", "n_embd"),
+    "n_head": ("num_attention_heads", "num_heads"),
+    "n_kv_head": ("num_key_value_heads",),
+    "n_layer": ("num_hidden_layers", "num_layers"),
+    "norm_eps": ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps"),
+    "tied_head": ("tie_word_embeddings",),
+    "window": ("sliding_window", "window_size"),
+}
 
 
 def _same_write(tensors: list[Tensor]) -> Tensor:
@@ -54,6 +70,9 @@ def _said_once(lost: Collection[str]) -> list[str]:
     return [name for name in lost if name not in silent]
 
 
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
 class Fields:
     """Reads one ``config.json``, gathering everything that cannot be honoured so that it is said at once."""
 
@@ -62,15 +81,50 @@ class Fields:
         self.where = where
         self.stored = stored  # names of the tensors beside it, where they are known
         self.problems: list[Problem] = []
+        self.misread = False  # whether a field was of a wrong type, and its default taken instead
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The field's value; ``default`` where it is absent or null."""
+        """The field's value; ``default`` where it is absent or null.
+
+        A whole number, a number or a boolean as ``default`` is the type that the field must have, else it is a problem
+        and reads as absent: no one calculates with "4", and nothing is rounded or taken for true.
+        """
         value = self._raw.get(name)
-        return default if value is None else value
+        if value is None or self._fits(name, value, type(default)):
+            return default if value is None else value
+        return default
+
+    def _fits(self, name: str, value: Any, kind: type) -> bool:
+        if kind not in _EXPECTED or type(value) is kind or (kind is float and type(value) is int):
+            return True
+        self.misread = True
+        problem = Problem(f"{name} is {value!r}; expected {_EXPECTED[kind]}", self.where)
+        if problem not in self.problems:  # a field may be read more than once
+            self.problems.append(problem)
+        return False
+
+    def called(self, ours: str) -> str:
+        """What this file calls the field ``ours`` of a ``ModelConfig``."""
+        return next((name for name in (ours, *THEIR_NAMES.get(ours, ())) if name in self._raw), ours)
+
+    def in_their_names(self, text: str) -> str:
+        """A sentence about fields of a ``ModelConfig``, with the names that this file has for them."""
+        return re.sub(r"\w+", lambda word: self.called(word[0]), text)
+
+    def check_names_and_ids(self) -> None:
+        """``architectures`` are names, special ids are whole numbers or lists of them, else it is a problem."""
+        names = self.get("architectures", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self.problems.append(Problem(f"architectures is {names!r}; expected a list of names", self.where))
+            self._raw = {**self._raw, "architectures": None}
+        for name in SPECIAL_IDS:
+            value = self.get(name, [])
+            if not all(type(token_id) is int for token_id in (value if isinstance(value, list) else [value])):
+                self.problems.append(Problem(f"{name} is {value!r}; expected a token id, a whole number", self.where))
 
     def get_or_null(self, name: str, default: Any) -> Any:
         """The field's value, null included; ``default`` only where it is absent."""
-        return self._raw.get(name, default)
+        return None if name in self._raw and self._raw[name] is None else self.get(name, default)
 
     def must_be(self, name: str, *allowed: Any) -> None:
         """The field is one of ``allowed`` (absent and null count as the first), else it is a problem."""
@@ -96,7 +150,11 @@ class Fields:
 
     def each_must_be(self, name: str, allowed: str) -> None:
         """Every entry of a list is ``allowed`` (absent and null count as such), else the list is a problem."""
-        others = sorted({str(entry) for entry in self.get(name, [])} - {allowed})
+        entries = self.get(name, [])
+        if not isinstance(entries, list):
+            self.problems.append(Problem(f"{name} is {entries!r}; expected a list", self.where))
+            return
+        others = sorted({str(entry) for entry in entries} - {allowed})
         if others:
             self.problems.append(Problem(f"{name} has {', '.join(others)}; gptloom has only {allowed}", self.where))
 
@@ -194,16 +252,18 @@ class Layout(ABC):
                 fields.problems.append(
                     Problem(f"{name} is set; gptloom reads plain weights and runs its own code", where)
                 )
+        fields.check_names_and_ids()
         values = self.read(fields)
         config = None
         try:
-            config = ModelConfig(family=self.family, **self.fixed, **values)
+            config = ModelConfig.model_validate({"family": self.family, **self.fixed, **values}, strict=True)
         except ValidationError as error:
             by_field = {str(detail["loc"][0]): detail for detail in reversed(error.errors(include_url=False))}
             for name, detail in reversed(by_field.items()):  # one each: a field of several types fails once for each
-                fields.problems.append(Problem(f"{name} is {detail['input']!r}: {detail['msg']}", where))
+                fields.problems.append(Problem(f"{fields.called(name)} is {detail['input']!r}: {detail['msg']}", where))
         except UserError as error:
-            fields.problems += [Problem(problem.what, where, problem.mend) for problem in error.problems]
+            if not fields.misread:  # numbers that do not fit each other; the mends are flags of a new model
+                fields.problems += [Problem(fields.in_their_names(problem.what), where) for problem in error.problems]
         if fields.problems or config is None:
             raise UserError(*fields.problems)
         return config
