@@ -161,7 +161,7 @@ def _imported() -> Iterator[ModelSummary]:
             if lineage.get("stage") == "import":
                 source = lineage.get("source", {}).get("name", "elsewhere")
                 yield summarise(folder.as_posix(), read_config(folder), None, str(source))
-        except UserError:
+        except (UserError, OSError):
             continue
 
 
@@ -171,7 +171,7 @@ def _fetched() -> Iterator[ModelSummary]:
     from gptloom.model.store import read_config
 
     for name, folder in fetched_models():
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, OSError):
             yield summarise(f"hf:{name}", read_config(folder), None, "the hub")
 
 

@@ -112,7 +112,10 @@ class TheirModel:
 
         named = read_json(self._folder / CONFIG_FILE).get("architectures") or ["AutoModelForCausalLM"]
         missing: list[str] = []
-        for kind in (getattr(transformers, named[0], transformers.AutoModelForCausalLM), transformers.AutoModel):
+        first: Any = getattr(transformers, named[0], None)
+        if not hasattr(first, "from_pretrained"):  # unknown here, or no class of models: "pipeline" is a function
+            first = transformers.AutoModelForCausalLM
+        for kind in (first, transformers.AutoModel):
             model, report = kind.from_pretrained(
                 self._folder,
                 dtype=self._rounded or torch.float32,

@@ -22,9 +22,13 @@ CONVERT = (
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ``UserError`` naming line and column where it is broken."""
+    """A JSON object from a file; ``UserError`` naming line and column where it is broken. NaN and infinities are no JSON."""
+
+    def refuse(constant: str) -> None:
+        raise UserError(Problem(f"has {constant}, which is no JSON: a number is expected", str(path)))
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise UserError(Problem(f"broken JSON, column {error.colno}: {error.msg}", f"{path}:{error.lineno}")) from None
     except UnicodeDecodeError as error:

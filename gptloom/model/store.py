@@ -193,9 +193,11 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: str) -> N
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             Problem(
-                f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only {config.vocab_size:,}",
+                f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only {config.vocab_size:,}; "
+                "the embedding wins: ids beyond it cannot be computed",
                 where,
-                "the tokenizer that the model was trained with",
+                "the tokenizer that the model was trained with; "
+                "or new rows, to be trained: gptloom import FOLDER --out models/x --resize-vocab",
             )
         )
 

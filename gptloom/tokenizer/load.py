@@ -17,6 +17,7 @@ from gptloom.tokenizer.vocabulary import read_ids
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
 _TRAIN = "gptloom tokenizer train --data FILE --out tok/"
+_AGAIN = "save or download the tokenizer again"
 _CONVERT = (
     "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{}').save_pretrained('tok')\""
 )
@@ -164,11 +165,12 @@ def _from_json(path: Path) -> Tokenizer:
     if not isinstance(settings.get("model"), dict):
         raise UserError(Problem('has no "model": not a tokenizer.json', where=str(path), mend=_TRAIN))
     config = _read_config(path.parent)
-    kind = config.pop("gptloom_kind", None) or guess_kind(settings)
-    if kind not in KINDS:
+    kind = config.pop("gptloom_kind", None)
+    if kind is not None and kind not in KINDS:
         where = str(path.with_name(CONFIG_FILE))
-        raise UserError(Problem(f'gptloom_kind "{kind}" is unknown', where=where, mend=nearest(kind, KINDS)))
+        raise UserError(Problem(f'gptloom_kind "{kind}" is unknown', where=where, mend=nearest(str(kind), KINDS)))
     try:
+        kind = kind or guess_kind(settings)
         if kind in ("bpe", "gpt2") and _is_published_gpt2_size(settings):
             # However it was written down, GPT-2's vocabulary is one tokenizer and has one hash.
             model = settings["model"]
@@ -180,7 +182,10 @@ def _from_json(path: Path) -> Tokenizer:
             config = {**bert.saved_options(settings["normalizer"]), **config}
         return Tokenizer(settings, kind, eot_token=_eot_token(path, kind, settings, config), config=config)
     except ValueError as error:
-        raise UserError(Problem(str(error), where=str(path), mend="save or download the tokenizer again")) from error
+        raise UserError(Problem(str(error), where=str(path), mend=_AGAIN)) from error
+    except (TypeError, LookupError, AttributeError) as error:  # an entry of another shape than the format's
+        what = f"damaged: {type(error).__name__}: {error}"
+        raise UserError(Problem(what, where=str(path), mend=_AGAIN)) from error
 
 
 def _is_published_gpt2_size(settings: dict[str, Any]) -> bool:
@@ -235,8 +240,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        mend = "save or download the tokenizer again"
-        raise UserError(Problem(f"not a JSON file: {error}", where=str(path), mend=mend)) from error
+        raise UserError(Problem(f"not a JSON file: {error}", where=str(path), mend=_AGAIN)) from error
     if not isinstance(settings, dict):
         raise UserError(Problem("expected one JSON object", where=str(path), mend="give a tokenizer.json"))
     return settings

@@ -124,3 +124,54 @@ def test_an_index_that_names_no_files(weight_map: object, refused: Callable[...,
     index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     text = refused("llama")
     assert "not an index of weight files" in text and "model.safetensors.index.json" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("gpt2", "n_head", "4"),
+        ("llama", "num_attention_heads", "4"),
+        ("llama", "head_dim", "8"),
+        ("llama", "eos_token_id", "x"),
+        ("llama", "architectures", [5]),
+    ],
+)
+def test_a_field_of_a_wrong_type(
+    name: str, field: str, value: object, refused: Callable[..., str], source: Path
+) -> None:
+    change_json(source / name / "config.json", **{field: value})
+    text = refused(name)
+    assert f"{field} is {value!r}" in text and "config.json" in text
+
+
+def test_a_name_of_transformers_that_is_no_model_is_not_called(gptloom: Callable[..., Answer], source: Path) -> None:
+    change_json(source / "llama" / "config.json", architectures=["pipeline"])
+    assert gptloom("import", "llama", "--out", "ours").code == 0
+
+
+def test_a_number_that_json_has_not(refused: Callable[..., str], source: Path) -> None:
+    (source / "llama" / "generation_config.json").write_text('{"temperature": NaN}', encoding="utf-8")
+    text = refused("llama")
+    assert "has NaN" in text and "generation_config.json" in text
+
+
+@pytest.mark.parametrize("added", [[1], 5, [{"id": 1}], {"a": 1}])
+def test_a_damaged_tokenizer(added: object, refused: Callable[..., str], source: Path) -> None:
+    change_json(source / "llama" / "tokenizer.json", added_tokens=added)
+    assert "tokenizer.json" in refused("llama")
+
+
+def test_a_tokenizer_larger_than_the_embedding_says_which_wins(gptloom: Callable[..., Answer], source: Path) -> None:
+    write_folder(source / "small", "llama")
+    train_tokenizer("bytes", [], None).save(source / "small")
+    answer = gptloom("generate", "hf:small", "--prompt", "a", "--device", "cpu")
+    assert answer.code == 2 and "the embedding wins" in answer.err and "--resize-vocab" in answer.err
+
+
+def test_the_list_of_models_leaves_out_what_cannot_be_read(gptloom: Callable[..., Answer], source: Path) -> None:
+    assert gptloom("import", "gpt2", "--out", "models/good", "--no-verify").code == 0
+    for name, fields in {"a": {"n_head": "4"}, "b": {"n_head": 3.5}}.items():
+        shutil.copytree(source / "models" / "good", source / "models" / name)
+        change_json(source / "models" / name / "config.json", **fields)
+    answer = gptloom("models")
+    assert answer.code == 0 and "models/good" in answer.out and "models/a" not in answer.out
