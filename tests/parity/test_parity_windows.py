@@ -88,8 +88,8 @@ def test_a_list_for_readers_that_know_none() -> None:
         ("qwen3", QWEN | {"layer_types": [FULL] * 3}, "layer_types has 3 entries; there are num_hidden_layers 4"),
         ("qwen3", QWEN | {"layer_types": [FULL] * 3 + ["linear_attention"]}, "layer_types has linear_attention"),
         ("qwen3", QWEN | {"layer_types": 4}, "layer_types is 4; expected a list"),
-        ("qwen2", QWEN | {"max_window_layers": "x"}, "max_window_layers is 'x'; expected a number"),
-        ("qwen2", QWEN | {"num_hidden_layers": "x"}, "n_layer is 'x'"),
+        ("qwen2", QWEN | {"max_window_layers": "x"}, "max_window_layers is 'x'; expected a whole number"),
+        ("qwen2", QWEN | {"num_hidden_layers": "x"}, "num_hidden_layers is 'x'"),
         ("mistral", QWEN | {"layer_types": [FULL] * 4}, "layer_types has full_attention"),
         ("mistral", QWEN | {"sliding_window": 0}, "window is 0"),
         (
