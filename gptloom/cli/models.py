@@ -221,7 +221,7 @@ def run_models(resolved: Resolved[ModelsOptions], out: Output) -> None:
 
     A bare size means the modern family: small is modern-small. The vocabulary is the preset's own; a run takes its
     tokenizer's. Disk: weights in fp32. Training: weights, gradients and AdamW's state in fp32; activations come on top.
-    Serving: weights in bf16, and the cache of one full context.
+    Serving: weights in bf16, and the cache of one full context, which banded layers keep whole as well.
     """
     models = all_models(resolved)
     columns = shutil.get_terminal_size().columns

@@ -176,6 +176,9 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     if version != LINEAGE_VERSION:
         newer = f"is of version {version!r}; this gptloom ({gptloom.__version__}) reads version {LINEAGE_VERSION}"
         raise UserError(Problem(newer, str(path), "pip install --upgrade gptloom"))
+    for name in ("lineage", "model"):
+        if not isinstance(document.get(name, {}), dict):
+            raise UserError(Problem(f'"{name}" is no JSON object', str(path), "copy the model folder again"))
     return document
 
 

@@ -277,6 +277,13 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path: Path) -> 
     check_vocabulary(tokenizer, model_of(vocab_size=320).config, "m")  # spare rows are fine
 
 
+def test_a_lineage_that_is_none_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "m")
+    (tmp_path / "m" / "gptloom.json").write_text('{"version": 1, "lineage": 5}', encoding="utf-8")
+    with pytest.raises(UserError, match='"lineage" is no JSON object'):
+        read_lineage(tmp_path / "m")
+
+
 def test_a_folder_by_a_newer_gptloom_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "m")
     (tmp_path / "m" / "gptloom.json").write_text('{"version": 99}', encoding="utf-8")
