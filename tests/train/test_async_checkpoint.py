@@ -192,6 +192,7 @@ def both_ways(world: World, folder: str) -> None:
     spread_training(world, Path(folder) / "aside", aside=True)
 
 
+@pytest.mark.slow
 def test_two_processes_save_aside_and_write_a_final_model_for_everyone(tmp_path: Path) -> None:
     run_ranks(both_ways, 2, folder=str(tmp_path))
     spread_training(World(), tmp_path / "alone", aside=False)
