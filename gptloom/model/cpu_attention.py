@@ -126,15 +126,7 @@ def block_attention(
 
 @block_attention.register_fake
 def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    valid: Tensor | None,
-    causal: bool,
-    window: int | None,
-    scale: float,
-    dropout: float,
-    seed: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, causal: bool, window: int | None, *_: object
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(_kept_size(q, causal, window))
 
@@ -182,19 +174,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    all_weights: Tensor,
-    valid: Tensor | None,
-    causal: bool,
-    window: int | None,
-    scale: float,
-    dropout: float,
-    seed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import SIZED_FAMILIES, ModelConfig, preset, presets
+from gptloom.config.model import SIZED_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.interop.hub import resolve_model
@@ -44,7 +44,7 @@ def settle_objective(resolved: Resolved[PretrainOptions], base: Base | None) -> 
     name = named_preset(resolved.options) or resolved.options.model
     if name is None:
         return resolved.derive("objective", "next", "a GPT's")
-    member = name if name not in SIZED_FAMILIES else next(full for full in presets() if full.startswith(f"{name}-"))
+    member = family_presets(name)[0] if name in SIZED_FAMILIES else name
     return resolved.derive("objective", objective_of(ModelConfig(**preset(member))), "the model's")
 
 

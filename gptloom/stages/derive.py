@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gptloom.config.model import OWN_FAMILIES, ModelConfig, preset, presets
+from gptloom.config.model import OWN_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
 from gptloom.observe.terminal import human_count, human_time
@@ -42,7 +42,7 @@ def choose_size(
 ) -> Choice:
     """The preset of ``family`` with the lowest predicted loss after ``minutes`` at ``peak`` FLOP/s and at most ``passes``."""
     best, lowest, seen = "", math.inf, 0.0
-    for name in (name for name in presets() if name.startswith(f"{family}-")):
+    for name in family_presets(family):
         config = ModelConfig(**{**preset(name), "vocab_size": vocab_size})
         reach = peak * efficiency(config) * minutes * 60 / training_flops_per_token(config, scored=scored)
         tokens = min(reach, passes * n_tokens)
