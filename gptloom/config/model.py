@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.task import HeadConfig
 
 Norm = Literal["layernorm", "rmsnorm", "rmsnorm_plain"]
 NormPlace = Literal["pre", "post"]
@@ -104,6 +105,7 @@ class ModelConfig(BaseModel):
     masked_head: bool = Field(False, description="BERT's head: a layer and a norm before the output, a bias after it")
     pooler: bool = Field(False, description="BERT's summary of a text: a layer over the first token")
     pair_head: bool = Field(False, description="BERT's sentence-pair classifier on the pooler")
+    task_head: HeadConfig | None = Field(None, description="the head of a task that the model was fine-tuned for")
     logit_softcap: float | None = Field(None, gt=0, description="c: logits become c * tanh(logits / c)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of embeddings and residual branches")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="of attention weights (None: as dropout)")

@@ -28,16 +28,26 @@ class Batch:
     padding_mask: Tensor | None = None  # bool [B, T]: True where there is a token, False where there is padding
     # int64 [B]: whether B follows A in the text; 0 = it does, 1 = it does not, -1 = this row is no pair
     pair_labels: Tensor | None = None
+    # The answers of a task, of B / group examples: int64 classes or right choices [B / group], float32 scores
+    # [B / group], int64 tags [B, T] (-100 = none) or int64 [B, 2] first and last token of a span (-100 = none here)
+    labels: Tensor | None = None
+    group: int = 1  # so many rows in a row belong to one example (choices, both orders of a pair) and stay together
 
     def __post_init__(self) -> None:
+        rows = len(self.ids)
+        if rows % self.group:
+            raise ValueError(f"{rows} rows do not divide into groups of {self.group}")
         for name, tensor in self._tensors().items():
-            expected = self.ids.shape[:1] if name == "pair_labels" else self.ids.shape
-            if tensor.shape != expected:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(expected)} as the ids ask")
+            found, expected = tensor.shape, self.ids.shape
+            if name in ("pair_labels", "labels"):
+                length = rows if name == "pair_labels" else rows // self.group
+                found, expected = found[:1], torch.Size([length])
+            if found != expected:
+                raise ValueError(f"{name} has shape {tuple(found)}, not {tuple(expected)} as the ids ask")
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
 
     @property
     def tokens(self) -> int:
@@ -46,11 +56,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``; the copy does not wait where memory is pinned."""
-        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()})
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
+        return Batch(**moved, group=self.group)
 
     def split(self, rows: int) -> list[Batch]:
-        """Micro-batches of at most ``rows`` rows, in order, as views."""
+        """Micro-batches of at most ``rows`` rows, in order, as views; a group is never cut, however many rows it has."""
         if rows < 1:
             raise ValueError(f"a micro-batch needs at least one row, not {rows}")
-        cuts = {name: tensor.split(rows) for name, tensor in self._tensors().items()}
-        return [Batch(**dict(zip(cuts, parts, strict=True))) for parts in zip(*cuts.values(), strict=True)]
+        examples = max(1, rows // self.group)
+        cuts = {
+            name: tensor.split(examples if name == "labels" else examples * self.group)
+            for name, tensor in self._tensors().items()
+        }
+        parts = zip(*cuts.values(), strict=True)
+        return [Batch(**dict(zip(cuts, part, strict=True)), group=self.group) for part in parts]

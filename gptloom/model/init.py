@@ -41,6 +41,8 @@ def init_weights(model: Transformer, fill: Fill = in_place) -> None:
             fill(module.bias, nn.init.zeros_)
     if model.masked_head is not None:
         fill(model.masked_head.bias, nn.init.zeros_)
+    if model.task_head is not None:  # N(0, 0.02) in every family (GPT-1, train.py; BERT, run_classifier.py)
+        fill(model.task_head.score.weight, _normal(0.02))
 
 
 def output_std(config: ModelConfig) -> float:

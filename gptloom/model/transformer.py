@@ -17,6 +17,7 @@ from gptloom.model.dropout import Dropout
 from gptloom.model.init import init_weights
 from gptloom.model.norm import make_norm
 from gptloom.model.rotary import rotary_table
+from gptloom.model.task_head import TaskHead
 
 
 class MaskedHead(nn.Module):
@@ -51,6 +52,7 @@ class Transformer(nn.Module):
         self.masked_head = MaskedHead(config) if config.masked_head else None
         self.pooler = nn.Linear(config.d_model, config.d_model) if config.pooler else None
         self.pair_head = nn.Linear(config.d_model, 2) if config.pair_head else None
+        self.task_head = TaskHead(config.task_head, config.d_model) if config.task_head else None
         self.head = None if config.tied_head else nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     @classmethod
@@ -136,6 +138,10 @@ class Transformer(nn.Module):
         """hidden [B, T, D] -> [B, D]: tanh of a layer over the first token, [CLS] (Devlin et al. 2019, appendix A.1)."""
         assert self.pooler is not None, "this model has no pooler"
         return torch.tanh(self.pooler(hidden[:, 0]))
+
+    def summary(self, hidden: Tensor) -> Tensor:
+        """hidden [B, T, D] -> [B, D]: what stands for a text by its first token: BERT's pooled [CLS], or the state itself."""
+        return hidden[:, 0] if self.pooler is None else self.pooled(hidden)
 
     def pair_logits(self, hidden: Tensor) -> Tensor:
         """hidden [B, T, D] -> [B, 2]: how well the second sentence follows the first (0), and how well it does not (1)."""
