@@ -38,12 +38,11 @@ class Batch:
         if rows % self.group:
             raise ValueError(f"{rows} rows do not divide into groups of {self.group}")
         for name, tensor in self._tensors().items():
-            found, expected = tensor.shape, self.ids.shape
-            if name in ("pair_labels", "labels"):
-                length = rows if name == "pair_labels" else rows // self.group
-                found, expected = found[:1], torch.Size([length])
-            if found != expected:
-                raise ValueError(f"{name} has shape {tuple(found)}, not {tuple(expected)} as the ids ask")
+            expected = {"pair_labels": (rows,), "labels": (rows // self.group, *tensor.shape[1:])}.get(
+                name, self.ids.shape
+            )
+            if tensor.shape != expected:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(expected)} as the ids ask")
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
