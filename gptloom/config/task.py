@@ -45,9 +45,9 @@ class TaskTokens(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start: int
-    delimiter: int
-    extract: int
+    start: int | None = Field(description="before the first text; None where nothing is (T5)")
+    delimiter: tuple[int, ...] = Field(min_length=1, description="between two texts: one id, but two </s> in RoBERTa")
+    extract: int = Field(description="after the last text")
 
 
 class Columns(BaseModel):
