@@ -95,18 +95,22 @@ class LayerCache:
         self.v[rows, :, self.positions] = v.transpose(1, 2)
 
 
-def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, sight: Sight = CAUSAL, dropout: float = 0.0, scale: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """The reference: q [B, H, T, K], k, v [B, G, S, K] -> output [B, H, T, K] and the weights [B, H, T, S].
+def attention_scores(q: Tensor, k: Tensor, sight: Sight = CAUSAL, scale: float | None = None) -> Tensor:
+    """q [B, H, T, K], k [B, G, S, K] -> what the softmax is of, [B, H, T, S]: -inf where a query does not see a key.
 
     ``scale`` of the scores; 1 / sqrt(K) where None.
     """
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    weights = scores.masked_fill(~sight.table(q.shape[2], q.device), float("-inf")).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ v, weights
+    return scores.masked_fill(~sight.table(q.shape[2], q.device), float("-inf"))
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight = CAUSAL, dropout: float = 0.0, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The reference: q [B, H, T, K], k, v [B, G, S, K] -> output [B, H, T, K] and the weights [B, H, T, S]."""
+    weights = attention_scores(q, k, sight, scale).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1), weights
 
 
 def attend(
@@ -172,15 +176,8 @@ class Attention(nn.Module):
         self.q_norm = make_norm(config, config.head_dim) if with_norm else nn.Identity()
         self.k_norm = make_norm(config, config.head_dim) if with_norm else nn.Identity()
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-        sight: Sight,
-        cache: LayerCache | None = None,
-        weights: list[Tensor] | None = None,
-    ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]. With ``weights`` the plain twin runs and appends its weights [B, H, T, S]."""
+    def project(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, D] -> q [B, H, T, K] and k, v [B, G, T, K], normed and rotated: what ``attend`` takes."""
         batch, length, _ = x.shape
         q, k, v = (
             linear(x).view(batch, length, -1, self.head_dim).transpose(1, 2) for linear in (self.q, self.k, self.v)
@@ -191,6 +188,19 @@ class Attention(nn.Module):
             q, k = rotate(q, rotary).to(x.dtype), rotate(k, rotary).to(x.dtype)
         if not self.norm_first:
             q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        sight: Sight,
+        cache: LayerCache | None = None,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D]. With ``weights`` the plain twin runs and appends its weights [B, H, T, S]."""
+        batch, length, _ = x.shape
+        q, k, v = self.project(x, rotary)
         if cache is not None:
             cache.extend(k, v)
             assert sight.visible is not None
