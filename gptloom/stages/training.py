@@ -34,6 +34,7 @@ from gptloom.stages.task import Task, data_identity
 from gptloom.tokenizer import Tokenizer
 from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
+from gptloom.train.form import About
 from gptloom.train.hooks import Evaluate, Patience, Save, due
 from gptloom.train.loop import fit
 from gptloom.train.objective import Objective
@@ -43,7 +44,6 @@ from gptloom.train.reproducible import record
 from gptloom.train.rollback import WayBack
 from gptloom.train.run import EVENTS, Hook, Run
 from gptloom.train.saver import Saver
-from gptloom.train.snapshot import About
 from gptloom.train.timing import Timing
 from gptloom.train.validation import Validation, validate
 

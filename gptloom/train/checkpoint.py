@@ -24,8 +24,6 @@ from torch import Tensor
 from gptloom.config.errors import Problem, UserError
 from gptloom.model.checksum import ALGORITHM, file_sum
 from gptloom.model.reference import finished_checkpoints
-from gptloom.model.store import read_config
-from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.weight_files import SHARDS, WeightFiles
 from gptloom.train.run import Run
 from gptloom.train.sharded_checkpoint import fill
@@ -162,11 +160,7 @@ def restore(run: Run, path: Path, document: Document) -> None:
     A process reads what it holds of each tensor, one tensor at a time. UserError when the model is another one.
     """
     masters = masters_state(run)
-    with StoredWeights(path / MODEL, read_config(path / MODEL)) as weights:
-        stored = {name: tuple(weights.empty(name).shape) for name in weights}
-        _check_same(stored, {name: tuple(tensor.shape) for name, tensor in masters.items()}, path)
-        for name, master in masters.items():
-            fill(master, partial(weights.box, name))
+    restore_weights(run, path)
     with _optimizer_files(path) as files:
         state = {key: _like(masters[key.rpartition("/")[0]], files, key) for key in files.shapes}
         for key, tensor in state.items():
@@ -176,12 +170,23 @@ def restore(run: Run, path: Path, document: Document) -> None:
     if run.optimizer.loss_scale is not None and document["loss_scale"] is not None:
         for name, value in document["loss_scale"].items():
             setattr(run.optimizer.loss_scale, name, value)
+
+
+def restore_weights(run: Run, path: Path) -> None:
+    """Puts the weights of a checkpoint into masters and model, and nothing else back. UserError when they are another's."""
+    masters = masters_state(run)
+    with run.form.open(path / MODEL) as weights:
+        stored = {name: tuple(weights.empty(name).shape) for name in weights}
+        _check_same(stored, {name: tuple(tensor.shape) for name, tensor in masters.items()}, path)
+        for name, master in masters.items():
+            fill(master, partial(weights.box, name))
     run.optimizer.masters.refresh()
 
 
 def masters_state(run: Run) -> dict[str, Tensor]:
-    """The fp32 masters by parameter name."""
-    return {name: tensor.detach() for name, tensor in run.optimizer.masters.tensors.items()}
+    """The fp32 masters that a checkpoint holds, by parameter name."""
+    tensors = run.optimizer.masters.tensors
+    return {name: tensor.detach() for name, tensor in tensors.items() if run.form.keeps(name)}
 
 
 def _check_same(stored: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]], path: Path) -> None:

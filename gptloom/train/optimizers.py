@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -41,7 +42,9 @@ class Optimizer:
         settings: OptimizerSettings,
         dtype: torch.dtype = torch.float32,
         parallel: Parallel | None = None,
+        lr_factor: Callable[[str], float] | None = None,
     ) -> None:
+        """``lr_factor``: of the parameter of that name, on top of the settings' rate (default: 1 for all)."""
         self.parallel = parallel or Parallel.alone()
         self.masters = Masters(model, dtype, self.parallel.sharded)
         trained = {name: tensor for name, tensor in self.masters.tensors.items() if tensor.requires_grad}
@@ -49,7 +52,7 @@ class Optimizer:
             raise ValueError("no parameter requires a gradient")
         self.trained = trained
         self.parallel.watch(model, self.masters.tensors)
-        self._parts = _build(trained, settings, self.parallel)
+        self._parts = _build(trained, settings, self.parallel, lr_factor)
         self.loss_scale = LossScale() if dtype == torch.float16 else None
         self.overflowed = (
             False  # whether the gradients of this step were too large for fp16, and scaling lower may help
@@ -144,27 +147,45 @@ class Optimizer:
             owner[id(parameter)].state[parameter][quantity] = value.to(device)
 
 
-def _build(trained: dict[str, Tensor], settings: OptimizerSettings, parallel: Parallel) -> list[torch.optim.Optimizer]:
+def _build(
+    trained: dict[str, Tensor],
+    settings: OptimizerSettings,
+    parallel: Parallel,
+    lr_factor: Callable[[str], float] | None,
+) -> list[torch.optim.Optimizer]:
     """Weight decay on tensors of two or more dimensions only, as nanoGPT, llm.c and the GPT papers have it."""
     wide = {name: tensor for name, tensor in trained.items() if tensor.ndim >= 2}
     vectors = [tensor for name, tensor in trained.items() if tensor.ndim < 2]
     hidden = [tensor for name, tensor in wide.items() if name.startswith("blocks.")]
     outer = [tensor for name, tensor in wide.items() if not name.startswith("blocks.")]
     outer_lr = settings.lr if settings.embedding_lr is None else settings.embedding_lr
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": outer, "lr": outer_lr, "weight_decay": settings.weight_decay},
         {"params": vectors, "lr": settings.lr, "weight_decay": 0.0},
     ]
     parts: list[torch.optim.Optimizer] = []
     if settings.kind == "muon" and hidden:
+        assert lr_factor is None, "layer-wise rates are for AdamW"
         everyone = dist.group.WORLD if parallel.world.size > 1 else None
         waiting = parallel.timer.phase("communication")
         parts.append(Muon(hidden, settings.lr, settings.weight_decay, settings.momentum, everyone, waiting))
     else:
         groups.insert(0, {"params": hidden, "lr": settings.lr, "weight_decay": settings.weight_decay})
     groups = [group for group in groups if group["params"]]
+    if lr_factor is not None:
+        names = {id(tensor): name for name, tensor in trained.items()}
+        groups = [part for group in groups for part in _by_factor(group, lambda tensor: lr_factor(names[id(tensor)]))]
     if groups:
         betas = (settings.beta1, settings.beta2)
         fused = trained[next(iter(trained))].device.type in ("cpu", "cuda")
         parts.append(torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused))
     return parts
+
+
+def _by_factor(group: dict[str, Any], factor: Callable[[Tensor], float]) -> list[dict[str, Any]]:
+    """The parameters of ``group`` in groups of one learning rate each, the highest first."""
+    factors = sorted({factor(tensor) for tensor in group["params"]}, reverse=True)
+    return [
+        {**group, "params": [tensor for tensor in group["params"] if factor(tensor) == own], "lr": group["lr"] * own}
+        for own in factors
+    ]

@@ -18,6 +18,7 @@ from gptloom.config.files import write_text
 from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
 from gptloom.train.disk import REASON, DiskFull, PatientLog, unless_full
+from gptloom.train.form import Form, WholeModel
 from gptloom.train.guards import Guard
 from gptloom.train.lock import RunLock
 from gptloom.train.lost import lost_peer
@@ -87,6 +88,7 @@ class Run:
         self.state = state
         self.state.steps = settings.steps
         self.guard = Guard()
+        self.form: Form = WholeModel()  # which weights are stored, and how
         self.hooks: Sequence[Hook] = ()
         self.summary: dict[str, Any] = {}  # shown in the start event
         self.describe: Callable[[Batch], str] | None = None  # a refused batch as text, for its guard event

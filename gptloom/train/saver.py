@@ -21,8 +21,9 @@ from gptloom.model.store import save_model
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.train.checkpoint import FOLDER, MODEL, masters_state, name_of
 from gptloom.train.disk import Room, is_full, unless_full
+from gptloom.train.form import About
 from gptloom.train.run import Run
-from gptloom.train.snapshot import About, Shares, Snapshot, begin, clear_leftovers, commit, take_snapshot, write_files
+from gptloom.train.snapshot import Shares, Snapshot, begin, clear_leftovers, commit, take_snapshot, write_files
 
 Describe = Callable[[Run, Path], About]
 Sums = dict[str, str]
@@ -158,7 +159,7 @@ def _delete_all(folders: list[Path]) -> None:
 
 def _write_model(run: Run, folder: Path, about: About) -> None:
     if run.world.size == 1:
-        save_model(folder, masters_state(run), about.config, tokenizer=about.tokenizer, lineage=about.lineage)
+        run.form.write(folder, masters_state(run), about)
         return
     checkpoint = run.path / FOLDER / name_of(run.state.step)
     with StoredWeights(checkpoint / MODEL, about.config) as weights:

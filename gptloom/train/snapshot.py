@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gptloom.config.files import write_text
-from gptloom.config.model import ModelConfig
 from gptloom.model.checksum import ALGORITHM, file_sum
-from gptloom.model.store import save_model, write_description
+from gptloom.model.store import write_description
 from gptloom.model.weight_writer import write_tensors
 from gptloom.train.checkpoint import (
     MODEL,
@@ -33,21 +32,9 @@ from gptloom.train.checkpoint import (
     seal,
     sync,
 )
+from gptloom.train.form import About, Form
 from gptloom.train.run import Run
 from gptloom.train.sharded_checkpoint import Piece, pieces_of, share_out, write_pieces
-
-if TYPE_CHECKING:
-    from gptloom.tokenizer.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class About:
-    """What a checkpoint says beside its tensors, and only the stage knows."""
-
-    config: ModelConfig
-    tokenizer: Tokenizer | None
-    lineage: Mapping[str, Any]
-    facts: Mapping[str, Any]  # what a resumed run compares itself with: threads, versions, hashes
 
 
 @dataclass(frozen=True)
@@ -58,6 +45,7 @@ class Snapshot:
     rank: int
     in_pieces: bool
     about: About
+    form: Form
     document: Mapping[str, Any]
     pieces: Mapping[str, Mapping[str, Piece]]
     n_bytes: int  # of the tensors that all processes write together
@@ -103,7 +91,7 @@ def take_snapshot(run: Run, target: Path, about: About, shares: Shares) -> Snaps
     }
     n_bytes = sum(tensor.numel() * tensor.element_size() for kind in tensors.values() for tensor in kind.values())
     pieces = {kind: shares.own(run, found) for kind, found in tensors.items()}
-    return Snapshot(target, run.world.rank, run.world.size > 1, about, document, pieces, n_bytes)
+    return Snapshot(target, run.world.rank, run.world.size > 1, about, run.form, document, pieces, n_bytes)
 
 
 def clear_leftovers(checkpoints: Path) -> None:
@@ -134,9 +122,7 @@ def write_files(snapshot: Snapshot) -> dict[str, str]:
     else:
         masters, moments = ({n: p.tensor for n, p in pieces.items()} for pieces in snapshot.pieces.values())
         with ThreadPoolExecutor(2) as pool:  # side by side: one is synced while the other is written
-            model = pool.submit(
-                save_model, part / MODEL, masters, about.config, tokenizer=about.tokenizer, lineage=about.lineage
-            )
+            model = pool.submit(snapshot.form.write, part / MODEL, masters, about)
             sums[OPTIMIZER] = write_tensors(part / OPTIMIZER, moments, moments.__getitem__, {})
             sums |= {f"{MODEL}/{file}": digest for file, digest in model.result().items()}
     if snapshot.rank == 0:
