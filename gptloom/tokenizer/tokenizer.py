@@ -109,6 +109,11 @@ class Tokenizer:
         token = spelling(self._config.get(role))
         return self._vocab.get(token) if token else self.special_tokens.get(usual or "")
 
+    def changed(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenizer:
+        """One like this with other parts of its ``tokenizer.json`` and other entries of its ``tokenizer_config.json``."""
+        parts, entries = {**self._json, **settings}, {**self._config, **config}
+        return Tokenizer(parts, self.kind, eot_token=self._eot_token, config=entries)
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """The parsed ``tokenizer.json``, without padding and truncation; not to be changed."""
@@ -169,6 +174,18 @@ class Tokenizer:
             raise_on_surrogates(texts)
             raise
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """`encode` of each text, and for each id the characters (first, one past the last) of the text it stands for.
+
+        Ids of which several make one character all stand for it; white space before a word may belong to its first id.
+        """
+        try:
+            encodings = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            raise_on_surrogates(texts)
+            raise
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
     # ---- ids to text ----------------------------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
@@ -224,6 +241,16 @@ class Tokenizer:
             return "".join(_visible(character) for character in self._spellings.get(token_id, ""))
         text = self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
         return "".join(_visible(character) for character in text)
+
+    def spelling_of(self, token_id: int) -> str:
+        """The token as the vocabulary spells it.
+
+        Raises:
+            ValueError: no token has this id.
+        """
+        if token_id not in self._spellings:
+            raise ValueError(f"no token of this tokenizer has the id {token_id}")
+        return self._spellings[token_id]
 
     def _checked(self, token_id: int) -> int:
         if not 0 <= token_id < self.vocab_size:
