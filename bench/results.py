@@ -27,6 +27,8 @@ ORDER = (
     "decode",
     "tokenize",
     "doors",
+    "finetune",
+    "feature",
     "startup",
 )
 HEAD = """# Results
