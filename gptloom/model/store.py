@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 import gptloom
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.config.task import TaskConfig
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import layout_for, layout_of
 from gptloom.model.layouts.layout import TRAINING_FIELDS
+from gptloom.model.stored_task import derived_task
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
 from gptloom.model.weight_files import INDEX_FILE, WEIGHTS_FILE, WeightFiles
 from gptloom.model.weight_writer import write_tensors
+from gptloom.tokenizer.framing import framed
+from gptloom.tokenizer.load import load_tokenizer
 
 if TYPE_CHECKING:
     from gptloom.tokenizer.tokenizer import Tokenizer
@@ -42,6 +47,7 @@ def save_model(
     generation: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    task: TaskConfig | None = None,
 ) -> dict[str, str]:
     """Writes ``folder`` whole or not at all; a model folder of that name is replaced once the new one is complete.
 
@@ -54,6 +60,7 @@ def save_model(
         generation: further fields of generation_config.json.
         lineage: what ``gptloom.json`` is to remember: parents by content hash, resolved options, data hash, metrics.
         dtype: of the stored weights; as they are where None.
+        task: what the model was fine-tuned for; the tokenizer is then written so that it frames texts as the task does.
 
     Returns:
         The checksum, in hex, of each weight file, taken while it was written.
@@ -81,6 +88,7 @@ def save_model(
             tokenizer=tokenizer,
             generation=generation,
             lineage=lineage,
+            task=task,
         )
         return _write_weights(partial, state, empty, config)
 
@@ -93,13 +101,16 @@ def write_description(
     tokenizer: Tokenizer | None,
     generation: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
+    task: TaskConfig | None = None,
 ) -> None:
     """Everything in a model folder but the weights, which are of ``dtype``; see ``save_model``."""
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, str(folder))
+        if task is not None:
+            tokenizer = framed(tokenizer, task.tokens, segments=task.inputs == "bert")
     eot_id, pad_id = (tokenizer.eot_id, tokenizer.pad_id) if tokenizer is not None else (None, None)
     ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": pad_id}
-    raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id)
+    raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id, task)
     write_json(folder / CONFIG_FILE, raw)
     write_json(folder / GENERATION_FILE, {k: v for k, v in ids.items() if v is not None} | dict(generation or {}))
     write_json(
@@ -110,6 +121,7 @@ def write_description(
             "model": config.model_dump(mode="json"),
             "tokenizer_hash": tokenizer.hash if tokenizer is not None else None,
             "lineage": dict(lineage or {}),
+            **({} if task is None else {"task": task.model_dump(mode="json")}),
         },
     )
     if tokenizer is not None:
@@ -156,10 +168,53 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(Problem(f"there is no {CONFIG_FILE}: not a model folder", str(folder)))
     raw = read_json(path)
     layout = layout_of(raw, str(path))
-    with_weights = layout.has_optional_heads and any(folder.glob("*.safetensors"))
+    by_weights = layout.has_optional_heads or layout.task_class_of(raw) is not None
+    with_weights = by_weights and any(folder.glob("*.safetensors"))
     config = layout.from_config(raw, str(path), WeightFiles(folder).shapes if with_weights else None)
     trained = read_lineage(folder).get("model", {})
-    return ModelConfig(**config.model_dump() | {name: trained[name] for name in TRAINING_FIELDS if name in trained})
+    kept = {name: trained[name] for name in TRAINING_FIELDS if name in trained}
+    if trained.get("task_head") is not None:  # of which config.json knows nothing where no class has such a head
+        kept["task_head"] = trained["task_head"]
+    return ModelConfig(**config.model_dump() | kept)
+
+
+def read_body(folder: Path) -> ModelConfig:
+    """``read_config`` without the head of a task: what a training for something else goes on from.
+
+    Raises:
+        UserError: as ``read_config``, or a classifier of ``transformers`` that was stored without the matrix for words.
+    """
+    config = read_config(folder)
+    if config.task_head is None:
+        return config
+    raw = read_json(folder / CONFIG_FILE)
+    named = layout_of(raw).from_config(raw)
+    if config.mask == "causal" and config.tied_head and not named.tied_head:
+        what = f"{raw['architectures'][0]} is stored without the output matrix: it classifies texts and writes none"
+        raise UserError(Problem(what, str(folder), "the model that it was fine-tuned from"))
+    return config.model_copy(update={"task_head": None})
+
+
+def read_task(folder: Path) -> TaskConfig | None:
+    """What the model of ``folder`` was fine-tuned for: by gptloom.json, else by what ``transformers`` wrote; None: nothing.
+
+    Raises:
+        UserError: as ``read_config``; a task that is damaged, or of a newer gptloom; a classifier by ``transformers`` that
+            does not say how its texts are framed.
+    """
+    own = read_lineage(folder).get("task")
+    if own is not None:
+        try:
+            return TaskConfig.model_validate(own)
+        except ValidationError as error:
+            wrong = ", ".join(sorted({".".join(str(part) for part in one["loc"]) for one in error.errors()}))
+            what = f'"task" is not one that this gptloom ({gptloom.__version__}) reads: {wrong}'
+            raise UserError(Problem(what, str(folder / LINEAGE_FILE), "pip install --upgrade gptloom")) from error
+    config = read_config(folder)
+    raw = read_json(folder / CONFIG_FILE)
+    if config.task_head is None or layout_of(raw).task_class_of(raw) is None:
+        return None
+    return derived_task(raw, config, load_tokenizer(folder), folder)
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
@@ -176,7 +231,7 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     if version != LINEAGE_VERSION:
         newer = f"is of version {version!r}; this gptloom ({gptloom.__version__}) reads version {LINEAGE_VERSION}"
         raise UserError(Problem(newer, str(path), "pip install --upgrade gptloom"))
-    for name in ("lineage", "model"):
+    for name in ("lineage", "model", "task"):
         if not isinstance(document.get(name, {}), dict):
             raise UserError(Problem(f'"{name}" is no JSON object', str(path), "copy the model folder again"))
     return document
@@ -213,8 +268,8 @@ def _write_weights(
     ``empty`` has shapes and stored dtypes by our names, on the meta device; one tensor of ``state`` is read at a time.
     """
     layout = layout_for(config)
-    rules = {rule.theirs: rule for rule in layout.rules(config)}
-    stored = dict(layout.to_tensors(empty, config))
+    rules = {layout.written(rule.theirs, config): rule for rule in layout.rules(config)}
+    stored = {layout.written(name, config): tensor for name, tensor in layout.to_tensors(empty, config)}
     shard_of = _shards({name: tensor.numel() * tensor.element_size() for name, tensor in stored.items()})
     count = max(shard_of.values()) + 1
     files = [WEIGHTS_FILE if count == 1 else f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]

@@ -43,7 +43,10 @@ class StoredWeights(Mapping[str, Tensor]):
         self._stored = layout.canonical(self._files.shapes)
         shapes = {name: tuple(tensor.shape) for name, tensor in layout.to_tensors(self._empty, config)}
         self._copies = layout.copies(config)
-        self._check(shapes, {name: spelled for name, spelled in self._stored.items() if name not in self._copies})
+        ignored = set(self._copies)
+        if config.task_head is None:  # a body is wanted: a classifier beside it is left out
+            ignored |= {name for name in self._stored if layout.is_task_tensor(name)}
+        self._check(shapes, {name: spelled for name, spelled in self._stored.items() if name not in ignored})
         for rule in layout.rules(config):
             self._place |= {name: (rule, index) for index, name in enumerate(rule.ours)}
 

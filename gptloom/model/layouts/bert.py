@@ -9,6 +9,7 @@ from gptloom.config.errors import Problem
 from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.layout import Fields, Layout, Rule
 from gptloom.model.layouts.parts import ACTIVATIONS, attention_dropout, layer, spelling
+from gptloom.model.layouts.task_heads import TaskClass
 
 # Field of ModelConfig -> how the tensors of that head begin: in a folder, in a bare one, in a checkpoint under our names.
 HEADS = {
@@ -22,6 +23,12 @@ ARCHITECTURES = {  # and the heads that each has
     "BertForNextSentencePrediction": ("pooler", "pair_head"),
     "BertModel": ("pooler",),
 }
+TASK_CLASSES = (
+    TaskClass("BertForSequenceClassification", "sequence", "classifier", pooling="first"),
+    TaskClass("BertForMultipleChoice", "choice", "classifier", pooling="first"),
+    TaskClass("BertForTokenClassification", "tokens", "classifier"),
+    TaskClass("BertForQuestionAnswering", "span", "qa_outputs"),
+)
 BIAS, BIAS_COPY = "cls.predictions.bias", "cls.predictions.decoder.bias"
 
 
@@ -31,6 +38,7 @@ class BertLayout(Layout):
     family = "bert"
     model_type = "bert"
     architecture = "BertForPreTraining"
+    task_classes = TASK_CLASSES
     prefix = "bert."
     embedding = "bert.embeddings.word_embeddings.weight"
     head = "cls.predictions.decoder.weight"

@@ -9,6 +9,7 @@ from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.gpt2 import conv1d_block, describe_sizes, read_sizes
 from gptloom.model.layouts.layout import Fields, Layout, Rule
 from gptloom.model.layouts.parts import spelling
+from gptloom.model.layouts.task_heads import decoder_classes
 
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}  # this family's "gelu" is the tanh form
 
@@ -19,6 +20,7 @@ class GPT1Layout(Layout):
     family = "gpt1"
     model_type = "openai-gpt"
     architecture = "OpenAIGPTLMHeadModel"
+    task_classes = decoder_classes("OpenAIGPT", tokens=None, span=None)
     prefix = "transformer."
     embedding = "transformer.tokens_embed.weight"
     fixed = {  # noqa: RUF012 - a constant of the family

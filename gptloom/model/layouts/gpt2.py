@@ -9,6 +9,7 @@ from gptloom.config.errors import Problem
 from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.layout import Fields, Layout, Rule
 from gptloom.model.layouts.parts import ACTIVATIONS, attention_dropout, conv1d, fused_conv1d, layer, spelling
+from gptloom.model.layouts.task_heads import decoder_classes
 
 
 class GPT2Layout(Layout):
@@ -17,6 +18,7 @@ class GPT2Layout(Layout):
     family = "gpt2"
     model_type = "gpt2"
     architecture = "GPT2LMHeadModel"
+    task_classes = decoder_classes("GPT2")
     prefix = "transformer."
     embedding = "transformer.wte.weight"
     fixed = {"norm": "layernorm", "positions": "learned", "qk_norm": "none", "bias": True}  # noqa: RUF012

@@ -19,6 +19,7 @@ class GPT3Layout(GPT2Layout):
     family = "gpt3"
     model_type = "gptloom-gpt3"
     architecture = "GPT3LMHeadModel"
+    task_classes = ()
 
     def describe(self, config: ModelConfig) -> dict[str, Any]:
         return {**super().describe(config), "window": config.window, "banded": config.banded}

@@ -10,6 +10,7 @@ from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.bands import banded_layers, read_bands
 from gptloom.model.layouts.layout import Fields, Layout, Rule
 from gptloom.model.layouts.parts import ACTIVATIONS, attention_dropout, layer, spelling
+from gptloom.model.layouts.task_heads import decoder_classes
 
 _GLOBAL, _LOCAL = "global", "local"
 
@@ -20,6 +21,7 @@ class GPTNeoLayout(Layout):
     family = "gpt_neo"
     model_type = "gpt_neo"
     architecture = "GPTNeoForCausalLM"
+    task_classes = decoder_classes("GPTNeo")
     prefix = "transformer."
     embedding = "transformer.wte.weight"
     fixed = {  # noqa: RUF012 - a constant of the family

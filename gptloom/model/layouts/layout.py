@@ -16,6 +16,9 @@ from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.config.task import HeadConfig, TaskConfig
+from gptloom.model.layouts import task_heads
+from gptloom.model.layouts.task_heads import TaskClass
 
 # What matters to training only; most families' config.json has no place for it.
 TRAINING_FIELDS = ("dropout", "attention_dropout", "init")
@@ -61,7 +64,7 @@ class Rule:
 
 def _said_once(lost: Collection[str]) -> list[str]:
     """Without fields that a layout need not hold, and those that only follow from another one that is lost."""
-    silent = {"family", *TRAINING_FIELDS}
+    silent = {"family", "task_head", *TRAINING_FIELDS}  # a task's head has names of its own where no class has it
     silent |= set(BIASES) if all(name in lost for name in BIASES) else {"bias"}
     if "banded" in lost:
         silent.add("window")
@@ -171,6 +174,7 @@ class Layout(ABC):
     bare: ClassVar[tuple[str, ...]] = ("lm_head.",)  # how the names of tensors without the prefix begin
     fixed: ClassVar[Mapping[str, Any]]  # fields of ModelConfig that this family has in one form only
     has_optional_heads: ClassVar[bool] = False  # whether only the stored tensors say which heads a model has
+    task_classes: ClassVar[tuple[TaskClass, ...]] = ()  # of transformers, with the head of a task; one of a kind
 
     @abstractmethod
     def describe(self, config: ModelConfig) -> dict[str, Any]:
@@ -202,17 +206,45 @@ class Layout(ABC):
         ]
 
     def architecture_of(self, config: ModelConfig) -> str:
-        """The class of ``transformers`` that opens it."""
+        """The class of ``transformers`` that opens it, the head of a task left out of account."""
         return self.architecture
+
+    def task_unfit(self, config: ModelConfig) -> list[str]:
+        """Why no class of ``transformers`` computes the task's head; empty where one does, or there is none."""
+        return task_heads.why_unfit(self.task_classes, config)
+
+    def task_class(self, config: ModelConfig) -> TaskClass | None:
+        """The class of ``transformers`` that computes the same, task's head included; None where none does."""
+        if config.task_head is None or self.task_unfit(config):
+            return None
+        return next(one for one in self.task_classes if one.kind == config.task_head.kind)
+
+    def task_class_of(self, raw: Mapping[str, Any]) -> TaskClass | None:
+        """The class with the head of a task that a config.json names as the one that wrote the folder."""
+        names = raw.get("architectures")
+        named = names[0] if isinstance(names, list) and names else None
+        return next((one for one in self.task_classes if one.name == named), None)
+
+    def _named_class(self, config: ModelConfig) -> str:
+        if config.task_head is None:
+            return self.architecture_of(config)
+        found = self.task_class(config)
+        return found.name if found else self.architecture_of(config) + task_heads.WITHOUT_CLASS
 
     def heads_of(self, names: Collection[str]) -> dict[str, Any]:
         """The fields of a ``ModelConfig`` that only the names of the stored tensors tell."""
         return {}
 
     def to_config(
-        self, config: ModelConfig, dtype: str = "float32", eot_id: int | None = None, pad_id: int | None = None
+        self,
+        config: ModelConfig,
+        dtype: str = "float32",
+        eot_id: int | None = None,
+        pad_id: int | None = None,
+        task: TaskConfig | None = None,
     ) -> dict[str, Any]:
-        """config.json as ``transformers`` reads it; ``dtype`` as torch names it, ids None where no tokenizer is known.
+        """config.json as ``transformers`` reads it; ``dtype`` as torch names it, ids None where no tokenizer is known,
+        ``task`` where the labels of a task's head are.
 
         Every id is written, null included: left out, the defaults of ``transformers`` would creep in.
 
@@ -224,7 +256,7 @@ class Layout(ABC):
             raise UserError(*problems)
         text_ends = eot_id if config.mask == "causal" else None  # an encoder writes nothing that could end
         return {
-            "architectures": [self.architecture_of(config)],
+            "architectures": [self._named_class(config)],
             "model_type": self.model_type,
             **self.describe(config),
             "tie_word_embeddings": config.tied_head,
@@ -234,6 +266,7 @@ class Layout(ABC):
             # Both spellings: transformers 5 and vLLM read dtype, what is older reads torch_dtype.
             "dtype": dtype,
             "torch_dtype": dtype,
+            **(task_heads.describe_task(config.task_head, task) if config.task_head else {}),
         }
 
     def from_config(
@@ -253,7 +286,7 @@ class Layout(ABC):
                     Problem(f"{name} is set; gptloom reads plain weights and runs its own code", where)
                 )
         fields.check_names_and_ids()
-        values = self.read(fields)
+        values = self.read(fields) | self._read_task(raw, fields)
         config = None
         try:
             config = ModelConfig.model_validate({"family": self.family, **self.fixed, **values}, strict=True)
@@ -268,6 +301,35 @@ class Layout(ABC):
             raise UserError(*fields.problems)
         return config
 
+    def _read_task(self, raw: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+        """``task_head`` where the folder is of a class with one; such folders may lack the output matrix."""
+        found = self.task_class_of(raw)
+        if found is None:
+            return {}
+        labels = task_heads.stored_labels(raw)
+        if labels is None:
+            text = f"id2label is {raw['id2label']!r}; expected a name for each class from 0 on"
+            fields.problems.append(Problem(text, fields.where))
+        given = fields.get("num_labels", 2) if not labels else len(labels)
+        n_labels = {"choice": 1, "span": 2}.get(found.kind, given)
+        if n_labels < 1:
+            fields.problems.append(Problem(f"num_labels is {n_labels}; expected at least 1", fields.where))
+            return {}
+        head = HeadConfig(
+            kind=found.kind,
+            n_labels=n_labels,
+            pooling=found.pooling or "last",
+            bias=found.bias,
+            dropout=self._head_dropout(fields),
+        )
+        names = {spelling for name in fields.stored or () for spelling in (name, self.spelled(name))}
+        without_words = fields.stored is not None and not names & {self.head, "head.weight"}
+        return {"task_head": head, **({"tied_head": True} if without_words else {})}
+
+    def _head_dropout(self, fields: Fields) -> float:
+        dropout = fields.get("classifier_dropout", fields.get("hidden_dropout_prob", 0.1))
+        return dropout if 0 <= dropout < 1 else 0.1
+
     def rules(self, config: ModelConfig) -> Iterator[Rule]:
         """Every tensor of the folder. A tied head is stored once, as the embedding."""
         yield from self.outer_rules(config)
@@ -275,6 +337,19 @@ class Layout(ABC):
             yield from self.block_rules(config, index)
         if not config.tied_head:
             yield Rule(self.head, ("head.weight",))
+        if config.task_head is not None:
+            for theirs, ours in task_heads.head_tensors(config.task_head, self.task_class(config)).items():
+                yield Rule(theirs, (ours,))
+
+    def written(self, name: str, config: ModelConfig) -> str:
+        """A name of ``rules`` as it is written; some classes with a task's head call their body otherwise."""
+        found = self.task_class(config)
+        own = found is not None and found.prefix is not None and name.startswith(self.prefix)
+        return f"{found.prefix}{name.removeprefix(self.prefix)}" if found and own else name
+
+    def is_task_tensor(self, name: str) -> bool:
+        """Whether a tensor, spelled as ``rules`` do, is of a task's head, which a body is read without."""
+        return name.startswith((task_heads.OURS, *task_heads.THEIRS))
 
     def copies(self, config: ModelConfig) -> dict[str, str]:
         """Tensors that a folder may hold beside those of ``rules`` -> the one of which each must be a copy."""
@@ -291,7 +366,10 @@ class Layout(ABC):
 
     def spelled(self, name: str) -> str:
         """A stored name as ``rules`` spells it: a bare model is saved without the prefix."""
-        return name if name.startswith((self.prefix, *self.bare)) else self.prefix + name
+        for other in (one.prefix for one in self.task_classes if one.prefix):
+            name = f"{self.prefix}{name.removeprefix(other)}" if name.startswith(other) else name
+        known = (self.prefix, *self.bare, task_heads.OURS, *task_heads.THEIRS)
+        return name if name.startswith(known) else self.prefix + name
 
     def is_buffer(self, name: str) -> bool:
         """Whether a stored tensor is no weight: old files carry tables that are computed today."""

@@ -6,6 +6,7 @@ from gptloom.config.errors import Problem
 from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.layout import Fields
 from gptloom.model.layouts.llama_like import LLAMA, LlamaLikeLayout
+from gptloom.model.layouts.task_heads import decoder_classes
 
 
 class LlamaLayout(LlamaLikeLayout):
@@ -14,6 +15,7 @@ class LlamaLayout(LlamaLikeLayout):
     family = "llama"
     model_type = "llama"
     architecture = "LlamaForCausalLM"
+    task_classes = decoder_classes("Llama", tokens="score", span_prefix="transformer.")
     fixed = LLAMA | {"qk_norm": "none", "banded": "none"}
     bias_fields = {"attention_bias": ("qkv_bias", "out_bias"), "mlp_bias": ("mlp_bias",)}  # noqa: RUF012 - a constant
     sizes = {  # noqa: RUF012 - a constant

@@ -7,6 +7,7 @@ from typing import Any
 from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.layout import Fields
 from gptloom.model.layouts.llama_like import LLAMA, LlamaLikeLayout
+from gptloom.model.layouts.task_heads import decoder_classes
 
 
 class MistralLayout(LlamaLikeLayout):
@@ -15,6 +16,7 @@ class MistralLayout(LlamaLikeLayout):
     family = "mistral"
     model_type = "mistral"
     architecture = "MistralForCausalLM"
+    task_classes = decoder_classes("Mistral", tokens="score")
     fixed = LLAMA | {"qk_norm": "none", "qkv_bias": False, "out_bias": False, "mlp_bias": False}
     sizes = {  # noqa: RUF012 - a constant
         "vocab_size": 32000,

@@ -11,6 +11,7 @@ from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.layout import Fields, Layout, Rule
 from gptloom.model.layouts.parts import ACTIVATIONS, attention_dropout, fused_by_head, layer, spelling
 from gptloom.model.layouts.rope import describe_rope, read_rope, rope_object
+from gptloom.model.layouts.task_heads import decoder_classes
 
 
 class NeoXLayout(Layout):
@@ -19,6 +20,7 @@ class NeoXLayout(Layout):
     family = "neox"
     model_type = "gpt_neox"
     architecture = "GPTNeoXForCausalLM"
+    task_classes = decoder_classes("GPTNeoX")
     prefix = "gpt_neox."
     embedding = "gpt_neox.embed_in.weight"
     head = "embed_out.weight"

@@ -9,6 +9,7 @@ from gptloom.config.model import ModelConfig
 from gptloom.model.layouts.bands import banded_layers, read_bands
 from gptloom.model.layouts.layout import Fields
 from gptloom.model.layouts.llama_like import LLAMA, LlamaLikeLayout
+from gptloom.model.layouts.task_heads import decoder_classes
 
 QWEN_SIZES = {
     "vocab_size": 151936,
@@ -70,5 +71,6 @@ class Qwen2Layout(QwenLayout):
     family = "qwen2"
     model_type = "qwen2"
     architecture = "Qwen2ForCausalLM"
+    task_classes = decoder_classes("Qwen2", tokens="score", span_prefix="transformer.")
     fixed = LLAMA | {"qk_norm": "none", "qkv_bias": True, "out_bias": False, "mlp_bias": False}
     sizes = QWEN_SIZES
