@@ -123,11 +123,11 @@ class EntityOutcomes:
 def word_outcomes(
     truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], labels: tuple[str, ...]
 ) -> ClassOutcomes:
-    """Each word by itself; a word beyond the answered ones has none."""
+    """Each word by itself."""
     places = {label: place for place, label in enumerate(labels)}
 
     def flat(texts: Sequence[Sequence[str]]) -> Ints:
-        return np.array([places.get(tag, len(labels)) for tags in texts for tag in tags], np.int64)
+        return np.array([places[tag] for tags in texts for tag in tags], np.int64)
 
     example = np.repeat(np.arange(len(truth)), [len(tags) for tags in truth])
     return ClassOutcomes(flat(truth), flat(answers), labels, example=example)

@@ -52,10 +52,7 @@ class Outcomes(Protocol):
 
 @dataclass(frozen=True)
 class ClassOutcomes:
-    """Classes of texts, or, with ``example``, of the words of texts.
-
-    An answer of C (one more than the last class) is no answer: to a word behind the longest row.
-    """
+    """Classes of texts, or, with ``example``, of the words of texts."""
 
     truth: Ints  # [n]
     answers: Ints  # [n]
@@ -74,12 +71,8 @@ class ClassOutcomes:
     def figures(self) -> Figures:
         """Averages are over the classes that occur, as right or as given answer; what is never predicted gets 0."""
         found = {"accuracy": float(sk.accuracy_score(self.truth, self.answers))}
-        given = self.answers[self.answers < len(self.labels)]
-        occurring = np.union1d(self.truth, given)
         for average in ("macro", "weighted"):
-            scores = sk.precision_recall_fscore_support(
-                self.truth, self.answers, labels=occurring, average=average, zero_division=0
-            )
+            scores = sk.precision_recall_fscore_support(self.truth, self.answers, average=average, zero_division=0)
             for name, score in zip(("precision", "recall", "f1"), scores[:3], strict=True):
                 found[f"{name}_{average}"] = float(score)
         constant = len(np.union1d(self.truth, self.answers)) == 1  # then undefined, and given as 0
@@ -92,8 +85,7 @@ class ClassOutcomes:
 
     def resampled(self, counts: Counts) -> Figures:
         cells = self._cells(counts)
-        classes = cells[:, :-1]
-        right, given, there = np.diag(classes), classes.sum(0), cells.sum(1)
+        right, given, there = np.diag(cells), cells.sum(0), cells.sum(1)
         each = {
             "precision": _ratio(right, given),
             "recall": _ratio(right, there),
@@ -137,11 +129,11 @@ class ClassOutcomes:
         ]
 
     def _cells(self, counts: Counts) -> Floats:
-        """[C, C + 1]: counts by right and given answer; the last column is of those without one."""
+        """[C, C]: counts by right and given answer."""
         weights = counts if self.example is None else counts[self.example]
         n_labels = len(self.labels)
-        places = self.truth * (n_labels + 1) + self.answers
-        return np.bincount(places, weights, minlength=n_labels * (n_labels + 1)).reshape(n_labels, n_labels + 1)
+        cells = np.bincount(self.truth * n_labels + self.answers, weights, minlength=n_labels**2)
+        return cells.reshape(n_labels, n_labels).astype(np.float64)
 
     @cached_property
     def _ranked(self) -> list[int]:
@@ -256,7 +248,7 @@ def _matthews(cells: Floats) -> float:
     total, right = cells.sum(), np.trace(cells)
     there, given = cells.sum(1), cells.sum(0)
     spread = np.sqrt((total**2 - given @ given) * (total**2 - there @ there))
-    return float((right * total - there @ given[: len(there)]) / spread) if spread > 0 else 0.0
+    return float((right * total - there @ given) / spread) if spread > 0 else 0.0
 
 
 def _correlation(a: Floats, b: Floats, counts: Counts) -> float:

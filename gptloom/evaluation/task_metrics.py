@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gptloom.config.task import TaskConfig
-from gptloom.evaluation.entities import OUTSIDE, EntityOutcomes, entities, names_entities, word_outcomes
+from gptloom.evaluation.entities import EntityOutcomes, entities, names_entities, word_outcomes
 from gptloom.evaluation.outcomes import ChoiceOutcomes, ClassOutcomes, Figures, NumberOutcomes, Outcomes
 from gptloom.evaluation.significance import Counts, Interval, bootstrap, wilson
 from gptloom.evaluation.spans import SpanOutcomes
@@ -214,9 +214,9 @@ def _truth(task: TaskConfig, example: Example) -> Any:
 
 
 def _answer(task: TaskConfig, example: Example, said: Prediction) -> Any:
-    """A prediction in the form of ``_truth``; words of which the model saw nothing are tagged O."""
+    """A prediction in the form of ``_truth``."""
     if task.task == "tokens":
-        return [*said.answer, *[OUTSIDE] * (len(example.texts) - len(said.answer))]
+        return list(said.answer)
     if task.task == "choice":
         return example.texts[1 + said.answer]
     return float(said.answer) if task.is_score else said.answer

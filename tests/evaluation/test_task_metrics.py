@@ -199,7 +199,7 @@ def test_entities_by_the_rules_of_conll() -> None:
 def test_entity_f1_worked_by_hand() -> None:
     words = ("Ann", "Lee", "left", "Rome", "today")
     truth = (1, 2, 0, 3, 0)  # Ann Lee: per, Rome: loc
-    said = [Said(("B-per", "O", "O", "B-loc", "B-loc"), None, 0.6), Said(("B-per", "I-per"), None, 0.9)]
+    said = [Said(("B-per", "O", "O", "B-loc", "B-loc"), None, 0.6), Said(("B-per", "I-per", "O", "O", "O"), None, 0.9)]
     examples = [Example("1", words, truth), Example("2", words, truth)]
     report = evaluate(task("tokens", TAGS), examples, said)
     assert report.metrics["entity_precision"] == 2 / 4, "given: Ann, Rome, today; Ann Lee. Right: Rome, Ann Lee"
@@ -225,12 +225,12 @@ def test_entities_as_seqeval() -> None:
 
 
 def test_tags_that_name_nothing_are_scored_word_by_word() -> None:
-    report = evaluate(
-        task("tokens", ("NN", "VB")), [Example("1", ("dogs", "run", "far"), (0, 1, 1))], [Said(("NN", "NN"))]
-    )
-    assert report.metrics["accuracy"] == pytest.approx(1 / 3), "the third word was cut away: no answer"
-    assert report.metrics["precision_macro"] == 0.25 and report.confusion == [[1, 0], [1, 0]]
-    assert report.baseline_answer == "always VB" and report.mistakes()[0].answer == "dogs/NN run/NN far/O"
+    examples = [Example("1", ("dogs", "run", "far"), (0, 1, 1))]
+    report = evaluate(task("tokens", ("NN", "VB")), examples, [Said(["NN", "NN", "VB"])])
+    assert report.metrics["accuracy"] == pytest.approx(2 / 3)
+    assert report.metrics["precision_macro"] == 0.75 and report.confusion == [[1, 0], [1, 1]]
+    assert report.baseline_answer == "always VB" and report.mistakes()[0].answer == "dogs/NN run/NN far/VB"
+    assert report.intervals["accuracy"] == (2 / 3, 2 / 3), "texts are drawn, and there is one"
 
 
 def test_answers_of_spans_by_squads_rules() -> None:
