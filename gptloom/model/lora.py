@@ -103,7 +103,7 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> list[str]:
     Raises:
         UserError: a target that no layer is called by, with the nearest names and those that there are.
     """
-    layers = _layers(model)
+    layers = adaptable(model)
     names = _chosen(config.target_modules, layers)
     drawn = torch.Generator().manual_seed(seed)
     for name in names:
@@ -135,7 +135,7 @@ def lora_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if is_lora(name)}
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Linear]:
+def adaptable(model: nn.Module) -> dict[str, nn.Linear]:
     """The layers that may have an adapter: plain ones in a numbered block; no head, pooler or embedding is."""
     found: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():

@@ -14,6 +14,7 @@ from gptloom.config.model import FAMILIES, SIZES, is_preset, presets
 from gptloom.model.folder import CONFIG_FILE, PICKLES, refuse_pickle
 
 RUNS = Path("runs")
+ADAPTER_CONFIG = "adapter_config.json"
 STATE_FILE, CHECKPOINTS, MODEL, FINAL = "state.json", "checkpoints", "model", "final"
 
 
