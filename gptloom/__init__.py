@@ -23,6 +23,7 @@ _PUBLIC = {
     "launch": "gptloom.cli.launch:launch",
     "generate": "gptloom.cli.generate:generate",
     "fill_mask": "gptloom.cli.fill_mask:fill_mask",
+    "attention": "gptloom.cli.attention:attention",
     "evaluate": "gptloom.cli.evaluate:evaluate",
     "import_model": "gptloom.cli.import_model:import_model",
     "export": "gptloom.cli.export:export",

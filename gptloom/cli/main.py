@@ -64,6 +64,7 @@ TABLE = (
     Entry("launch", "what to start on several machines: torchrun lines, or a Slurm script", "launch", "Train"),
     Entry("generate", "let a model write", "generate", "Use"),
     Entry("fill-mask", "which words a model expects where a text says [MASK]", "fill_mask", "Use"),
+    Entry("attention", "a page that shows what each head of a model looks at in a text", "attention", "Use"),
     Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
     Entry("import", "bring in a model of transformers or the Hugging Face hub", "import_model", "Doors"),
     Entry("export", "write a model for transformers, llama.cpp, Ollama or your own program", "export", "Doors"),

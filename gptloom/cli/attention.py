@@ -1,0 +1,78 @@
+"""``gptloom attention``: a page that shows what each head of a model looks at in a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptloom.cli.framework import Command
+from gptloom.cli.output import Output
+from gptloom.config.attention import AttentionOptions
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.python import python_function
+from gptloom.config.resolve import Resolved
+
+if TYPE_CHECKING:
+    from gptloom.generation.attention_text import SeenText
+
+
+@dataclass(frozen=True)
+class AttentionSeen:
+    """The page that was written, and what it shows: ``seen.maps.weights`` is [layers, heads, words, words]."""
+
+    path: Path
+    seen: SeenText
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {"page": str(self.path), **self.seen.as_dict()}
+
+
+def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
+    """Writes a page about the attention of every layer and head in a text: an ``AttentionSeen`` with path and figures."""
+    import torch
+
+    from gptloom.generation.attention_text import see
+    from gptloom.interop.open import open_model
+    from gptloom.observe.attention_page import write_attention_page
+
+    options = resolved.options
+    out = Path(options.out)
+    _check_out(out, options.overwrite)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model, tokenizer = open_model(options.model, device=options.device, precision="fp32", untrained=options.untrained)
+    seen = see(model, tokenizer, options.text, options.second)
+    try:
+        write_attention_page(seen.page(options.model), out)
+    except OSError as error:
+        raise UserError(Problem(f"it can't be written: {error.strerror}", str(out), "another --out")) from None
+    return AttentionSeen(out, seen)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """UserError for what can be known before anything is computed."""
+    if out.is_dir():
+        raise UserError(Problem("it is a folder", str(out), f"--out {out / 'attention.html'}"))
+    if out.exists() and not overwrite:
+        raise UserError(Problem("it exists already; it is left as it is", str(out), "--overwrite, or another --out"))
+    if not out.parent.is_dir():
+        raise UserError(Problem(f"the folder {out.parent} does not exist", str(out), f"mkdir {out.parent}"))
+
+
+def run_attention(resolved: Resolved[AttentionOptions], out: Output) -> None:
+    """Writes a page that shows what each head of a model looks at in a text. Open it in a browser; it needs no network.
+
+    Words linked by weight, a matrix for each layer and head, the table of scores, raw scores and sizes of a word, and
+    what the model expects there: next words, words for a mask, or the classes of a fine-tuned model.
+    """
+    made = see_attention(resolved)
+    layers, heads, words, _ = made.seen.maps.weights.shape
+    out.say(f"{words} tokens, {layers} layers of {heads} heads")
+    out.result(str(made.path))
+    out.document(made.as_dict())
+
+
+COMMANDS = {"attention": Command(AttentionOptions, run_attention)}
+attention = python_function("attention", AttentionOptions, see_attention)
