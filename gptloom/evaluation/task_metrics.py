@@ -14,6 +14,7 @@ from gptloom.evaluation.entities import EntityOutcomes, entities, names_entities
 from gptloom.evaluation.outcomes import ChoiceOutcomes, ClassOutcomes, Figures, NumberOutcomes, Outcomes
 from gptloom.evaluation.significance import Counts, Interval, bootstrap, wilson
 from gptloom.evaluation.spans import SpanOutcomes
+from gptloom.observe.glossary import higher_is_better as higher_is_better
 
 if TYPE_CHECKING:
     from gptloom.data.task_examples import Example
@@ -154,11 +155,6 @@ def metric_names(task: TaskConfig) -> tuple[str, ...]:
     if task.task == "choice":
         return ("accuracy",)
     return ("pearson", "spearman", "mse") if task.is_score else (*CLASS_METRICS, "roc_auc")
-
-
-def higher_is_better(metric: str) -> bool:
-    """Of every metric but the error and the loss."""
-    return metric not in ("mse", "loss")
 
 
 def evaluate_task(task: TaskConfig, examples: Sequence[Example], predictions: Sequence[Prediction]) -> TaskReport:

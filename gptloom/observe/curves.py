@@ -23,12 +23,17 @@ class Curves:
     lr: list[Point]
     grad_norm: list[Point]
     tokens_per_second: list[Point]
+    metric: list[Point]
+    """Of a fine-tuning: the metric by which its best step is chosen."""
+    metric_name: str | None
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Curves:
         train = [event for event in events if event["type"] == "train"]
         evaluate = [event for event in events if event["type"] == "evaluate"]
         clock = TokenClock(events)
+        metric = next((event["metric"] for event in reversed(evaluate) if event.get("metric")), None)
+        measured = [{"step": event["step"], **event["metrics"]} for event in evaluate if event.get("metrics")]
         return cls(
             train_loss=_points(train, "loss", clock),
             valid_loss=_points(evaluate, "valid_loss", clock),
@@ -36,6 +41,8 @@ class Curves:
             lr=_points(train, "lr", clock),
             grad_norm=_points(train, "grad_norm", clock),
             tokens_per_second=_points(train, "tokens_per_second", clock),
+            metric=_points(measured, metric, clock) if metric else [],
+            metric_name=metric,
         )
 
 

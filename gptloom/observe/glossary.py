@@ -84,14 +84,107 @@ METRICS = (
         "A small part of the time between two evaluations.",
         "Too long: raise --eval-every, or lower --limit-batches.",
     ),
+    Metric(
+        "metrics",
+        "What an evaluation of a fine-tuning found on labelled examples: the figures below, by name.",
+        "Clearly above the baseline that stands beside each in the report: what the best constant answer reaches.",
+        "At the baseline: see whether labels and columns are what you meant, train longer, another lr or --method.",
+    ),
+    Metric(
+        "accuracy",
+        "Share of right answers: of texts, of choices, or, of tags, of words.",
+        "Above the share of the most frequent class, which needs no model; of choices above chance.",
+        "Where classes are of very different size it says little: look at f1_macro and matthews.",
+    ),
+    Metric(
+        "precision",
+        "Of the answers that name a class the share that is right. macro: mean over the classes; weighted: by their size; "
+        "entity: of the entities found those whose kind, first and last word are right.",
+        "Near recall. 0 for a class that is never answered.",
+        "Low beside a high recall: the class is answered too often; see what it is confused with.",
+    ),
+    Metric(
+        "recall",
+        "Of the examples of a class the share that is found. macro: mean over the classes; weighted: by their size; entity: "
+        "of the entities that are there those found whole.",
+        "Near precision.",
+        "Low for a rare class: --class-weights balanced, or more examples of it.",
+    ),
+    Metric(
+        "f1",
+        "Harmonic mean of precision and recall. macro: mean over the classes, each counting the same; weighted: by their "
+        "size; entity: of whole entities; of answers in a text the words shared with the right one (SQuAD).",
+        "f1_macro near accuracy: all classes are learnt. Of entities 0 is where every training begins, for some time.",
+        "f1_macro far below accuracy: rare classes are given up; --class-weights balanced, see the table of classes.",
+    ),
+    Metric(
+        "matthews",
+        "Matthews correlation of right and given classes: 1 perfect, 0 as good as a constant answer, below 0 worse.",
+        "Above 0 from early on; the usual figure of CoLA, honest where classes are of very different size.",
+        "0 with a high accuracy: the model always answers the largest class; lower lr, longer warm-up, class weights.",
+    ),
+    Metric(
+        "roc_auc",
+        "Area under the ROC curve: how often an example of a class is given a higher probability of it than one of another. "
+        "Of more than two classes the mean, each against the rest.",
+        "0.5 by chance, 1 perfect; does not depend on where the line between two classes is drawn.",
+        "Far above accuracy: the order is right and the line between the classes is not; class weights move it.",
+    ),
+    Metric(
+        "pearson",
+        "Pearson correlation of true and predicted scores: how near they lie to a straight line.",
+        "0 for a constant answer, 1 perfect; small BERTs reach 0.75 to 0.8 on STS-B.",
+        "Near 0 after many steps: lower lr; check that the score column holds the numbers you meant.",
+    ),
+    Metric(
+        "spearman",
+        "Spearman correlation: Pearson's of the ranks, whether larger scores are predicted to be larger.",
+        "Near pearson; above it where the relation is bent.",
+        "See pearson.",
+    ),
+    Metric(
+        "mse",
+        "Mean squared error of the predicted scores, in the square of their unit.",
+        "Below the variance of the scores, which the mean as a constant answer reaches.",
+        "At the variance: nothing is learnt yet; train longer.",
+    ),
+    Metric(
+        "exact_match",
+        "Share of answers that equal the right one, but for case, punctuation and the words a, an, the (SQuAD).",
+        "Some points below f1.",
+        "Far below f1: the place is found and its borders are not; train longer.",
+    ),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
+SHARES = ("accuracy", "precision", "recall", "f1", "exact_match")
+"""Metrics of labelled examples that are shares, and shown in percent."""
+
+
 def metric(name: str) -> Metric | None:
-    """The entry of an event field, or None for one without; a term such as ``losses/lm`` has the entry of its group."""
-    return _BY_NAME.get(name) or _BY_NAME.get(name.partition("/")[0])
+    """The entry of an event field, or None for one without.
+
+    A term such as ``losses/lm`` has the entry of its group, ``metrics/f1_macro`` that of the figure.
+    """
+    group, _, term = name.rpartition("/")
+    return _BY_NAME.get(name) or _BY_NAME.get(_figure(term)) or _BY_NAME.get(group)
+
+
+def written(name: str, value: float) -> str:
+    """A metric of labelled examples as a person reads it: shares as ``87.3 %``, the others as ``0.512``."""
+    return f"{value:.1%}".replace("%", " %") if _figure(name) in SHARES else f"{value:.3f}"
+
+
+def higher_is_better(name: str) -> bool:
+    """Of every metric of labelled examples but the error and the loss."""
+    return name not in ("mse", "loss")
+
+
+def _figure(name: str) -> str:
+    """``f1`` of ``f1_macro`` and ``entity_f1``."""
+    return name.removeprefix("entity_").removesuffix("_macro").removesuffix("_weighted")
 
 
 def as_markdown() -> str:

@@ -20,20 +20,26 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw_loss(events: Sequence[dict[str, Any]], path: Path, *, title: str, band: Sequence[Band] = ()) -> None:
-    """Draws training loss (as it was and smoothed), validation loss and learning rate over tokens into ``path``.
-
-    ``band`` shades the validation loss that the run's recipe expects. Raises UserError without matplotlib.
-    """
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches. Raises UserError without matplotlib."""
     if not can_draw():
         what = "pictures need matplotlib, which is not here"
         raise UserError(Problem(what, mend='pip install "gptloom[plots]"'))
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = Curves.of(events)
-    figure = Figure(figsize=(9, 5.6), dpi=150, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)  # no window system, no global state
+    return figure
+
+
+def draw_loss(events: Sequence[dict[str, Any]], path: Path, *, title: str, band: Sequence[Band] = ()) -> None:
+    """Draws training loss (as it was and smoothed), validation loss and learning rate over tokens into ``path``.
+
+    ``band`` shades the validation loss that the run's recipe expects. Raises UserError without matplotlib.
+    """
+    figure = new_figure(9, 5.6)
+    curves = Curves.of(events)
     loss, lr = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _draw_curves(loss, curves, band)
     loss.set_title(title, loc="left", fontsize=12, color=INK, pad=12)
@@ -45,9 +51,9 @@ def draw_loss(events: Sequence[dict[str, Any]], path: Path, *, title: str, band:
     lr.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     lr.xaxis.set_major_formatter(lambda tokens, _: human_count(tokens))
     for axes in (loss, lr):
-        _plain_style(axes)
+        plain_style(axes)
     lr.set_xlim(left=0)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_curves(axes: Any, curves: Curves, band: Sequence[Band]) -> None:
@@ -85,7 +91,8 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _plain_style(axes: Any) -> None:
+def plain_style(axes: Any) -> None:
+    """No frame, no ticks, faint lines behind the curves."""
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -97,7 +104,8 @@ def _plain_style(axes: Any) -> None:
         label.set_fontsize(9)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes the figure as a PNG, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png")
     partial.replace(path)

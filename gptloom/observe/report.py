@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -14,15 +14,15 @@ import gptloom
 from gptloom.config.files import write_text
 from gptloom.observe.charts import Line, legend, line_chart
 from gptloom.observe.curves import Curves, Point, expected_band, smooth, thin, visible_range
-from gptloom.observe.glossary import metric
+from gptloom.observe.glossary import higher_is_better, written
+from gptloom.observe.page import metric_name, section, table
 from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
+from gptloom.observe.task_section import task_section
 from gptloom.observe.terminal import human_bytes, human_count, human_time
 from gptloom.observe.times import time_section
 
 MOMENTS = 6
 """Of each prompt's samples so many are shown, from the first to the last."""
-OPEN_ROWS = 20
-"""A table with more rows begins folded."""
 NOISY = ("grad_norm", "tokens_per_second")
 """Curves that are drawn faint, with their moving average above."""
 
@@ -41,15 +41,16 @@ def render(run: RunFiles, state: str) -> str:
     sections = [
         _head(run, state),
         _tiles(run),
-        _section("Curves", _curves(run, curves)),
-        _section("Where the time goes", time_section(run.events)),
-        _section("What it wrote", _samples(run)),
-        _section("Evaluations", _evaluations(run)),
-        _section("Checkpoints", _checkpoints(run)),
-        _section("Guards", _guards(run)),
-        _section("Configuration", _configuration(run)),
-        _section("Lineage", _lineage(run)),
-        _section("Machine and versions", _machine(run)),
+        section("Curves", _curves(run, curves)),
+        section("Where the time goes", time_section(run.events)),
+        section("Task", task_section(run.scores)),
+        section("What it wrote", _samples(run)),
+        section("Evaluations", _evaluations(run)),
+        section("Checkpoints", _checkpoints(run)),
+        section("Guards", _guards(run)),
+        section("Configuration", _configuration(run)),
+        section("Lineage", _lineage(run)),
+        section("Machine and versions", _machine(run)),
         f"<footer>gptloom {gptloom.__version__}, {time.strftime('%Y-%m-%d %H:%M')}. "
         "The numbers come from events.jsonl in the run folder.</footer>",
     ]
@@ -87,17 +88,28 @@ def _tiles(run: RunFiles) -> str:
     step, steps = (run.events[-1]["step"] if run.events else 0), run.start.get("steps")
     seconds = run.state.get("seconds") or sum(_attempt_seconds(run.events))
     tiles = [
-        (_metric("bits_per_byte", "bits per byte"), _figure(run.last("evaluate", "bits_per_byte"))),
-        (_metric("valid_loss", "validation loss"), _figure(run.last("evaluate", "valid_loss"))),
-        (_metric("loss", "training loss"), _figure(run.last("train", "loss"))),
+        *_metric_tile(run),
+        (metric_name("bits_per_byte", "bits per byte"), _figure(run.last("evaluate", "bits_per_byte"))),
+        (metric_name("valid_loss", "validation loss"), _figure(run.last("evaluate", "valid_loss"))),
+        (metric_name("loss", "training loss"), _figure(run.last("train", "loss"))),
         ("steps", f"{step:,}" + (f" of {steps:,}" if steps and steps != step else "")),
-        (_metric("tokens", "tokens"), _count(run.last("train", "tokens"))),
-        (_metric("tokens_per_second", "tokens a second"), _count(run.last("train", "tokens_per_second"))),
-        (_metric("mfu", "MFU"), _share(run.last("train", "mfu"))),
+        (metric_name("tokens", "tokens"), _count(run.last("train", "tokens"))),
+        (metric_name("tokens_per_second", "tokens a second"), _count(run.last("train", "tokens_per_second"))),
+        (metric_name("mfu", "MFU"), _share(run.last("train", "mfu"))),
         ("time", human_time(seconds) if seconds else None),
     ]
     shown = [f'<div class="tile"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in tiles if value]
     return f'<div class="tiles">{"".join(shown)}</div>'
+
+
+def _metric_tile(run: RunFiles) -> list[tuple[str, str | None]]:
+    """The metric of a fine-tuning as it was last."""
+    found = [event for event in run.of_type("evaluate") if event.get("metric") in (event.get("metrics") or {})]
+    if not found:
+        return []
+    name = found[-1]["metric"]
+    value = found[-1]["metrics"][name]
+    return [(metric_name(name), None if value is None else written(name, value))]
 
 
 def _curves(run: RunFiles, curves: Curves) -> str:
@@ -113,6 +125,7 @@ def _curves(run: RunFiles, curves: Curves) -> str:
     y_range = visible_range(curves.train_loss, curves.valid_loss, edges)
     big = line_chart(lines, "training and validation loss over tokens", y_range, band=band)
     small = [
+        _small_chart(curves.metric_name or "metrics", curves.metric_name or "", curves.metric, "valid", dots=True),
         _small_chart("bits_per_byte", "bits per byte", curves.bits_per_byte, "valid", dots=True),
         _small_chart("lr", "learning rate", curves.lr, "other"),
         _small_chart("grad_norm", "gradient norm", curves.grad_norm, "other"),
@@ -133,7 +146,7 @@ def _small_chart(name: str, label: str, points: Sequence[Point], css: str, dots:
     if name in NOISY:
         lines = [Line(thin(points), label, f"{css} raw"), Line(thin(smooth(points)), label, css)]
     chart = line_chart(lines, f"{label} over tokens", y_range, width=350, height=170)
-    return f'<div class="card"><h3>{_metric(name, label)}</h3>{chart}</div>'
+    return f'<div class="card"><h3>{metric_name(name, label)}</h3>{chart}</div>'
 
 
 def _samples(run: RunFiles) -> str:
@@ -152,20 +165,38 @@ def _samples(run: RunFiles) -> str:
 
 
 def _evaluations(run: RunFiles) -> str:
+    """A row for each evaluation, with a column for what any of them measured."""
     events = run.of_type("evaluate")
-    best = min((event["valid_loss"] for event in events if event.get("valid_loss") is not None), default=None)
+    best = _best(events)
+    names = [name for name in ("valid_loss", "bits_per_byte", "perplexity") if _any(events, name)]
+    metrics = list(dict.fromkeys(name for event in events for name in event.get("metrics") or {}))
     rows = [
         (
             f"{event['step']:,}",
-            _figure(event.get("valid_loss")),
-            _figure(event.get("bits_per_byte")),
-            _figure(event.get("perplexity")),
-            "best" if best is not None and event.get("valid_loss") == best else "",
+            *(_figure(event.get(name)) for name in names),
+            *(_written(name, (event.get("metrics") or {}).get(name)) for name in metrics),
+            "best" if event["step"] == best else "",
         )
         for event in events
     ]
-    names = ("step", *(_metric(name) for name in ("valid_loss", "bits_per_byte", "perplexity")), "")
-    return _table(names, rows, right=range(4))
+    headers = ("step", *(metric_name(name) for name in (*names, *metrics)), "")
+    return table(headers, rows, right=range(len(headers) - 1))
+
+
+def _any(events: Iterable[dict[str, Any]], name: str) -> bool:
+    return any(event.get(name) is not None for event in events)
+
+
+def _best(events: Sequence[dict[str, Any]]) -> int | None:
+    """The step of the best evaluation, by the metric of a fine-tuning, else by the validation loss."""
+    metric = next((event["metric"] for event in reversed(events) if event.get("metric")), None)
+    values = [
+        (event["step"], (event.get("metrics") or {}).get(metric) if metric else event.get("valid_loss"))
+        for event in events
+    ]
+    known = [(step, value) for step, value in values if value is not None]
+    sign = 1 if metric and higher_is_better(metric) else -1
+    return max(known, key=lambda found: sign * found[1])[0] if known else None
 
 
 def _checkpoints(run: RunFiles) -> str:
@@ -174,14 +205,14 @@ def _checkpoints(run: RunFiles) -> str:
     rows = [(f"{event['step']:,}", event.get("kind"), path) for path, event in kept.items()]
     removed = len(newest) - len(kept)
     note = f'<p class="faint">{removed} more were written and made room for these.</p>' if removed else ""
-    return _table(("step", "kind", "folder"), rows, right=[0]) + note
+    return table(("step", "kind", "folder"), rows, right=[0]) + note
 
 
 def _guards(run: RunFiles) -> str:
     if not run.events:
         return ""
     rows = [(f"{event['step']:,}", event.get("reason"), event.get("action")) for event in run.of_type("guard")]
-    return _table(("step", "what was seen", "what was done"), rows, right=[0]) or "<p>None had to act.</p>"
+    return table(("step", "what was seen", "what was done"), rows, right=[0]) or "<p>None had to act.</p>"
 
 
 def _configuration(run: RunFiles) -> str:
@@ -191,7 +222,7 @@ def _configuration(run: RunFiles) -> str:
         for name, setting in options.items()
         if isinstance(setting, dict)
     ]
-    return _table(("option", "value", "set by", "by which rule"), rows)
+    return table(("option", "value", "set by", "by which rule"), rows)
 
 
 def _lineage(run: RunFiles) -> str:
@@ -203,7 +234,7 @@ def _lineage(run: RunFiles) -> str:
     rows += [(f"{name} hash", value) for name, value in facts if value]
     if run.card and not record.get("parents"):
         rows.insert(0, ("parents", "none: trained from random weights"))
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _machine(run: RunFiles) -> str:
@@ -214,38 +245,10 @@ def _machine(run: RunFiles) -> str:
         found["precision"] = run.start["precision"]
     rows = [(name.replace("_", " "), _machine_value(name, value)) for name, value in found.items() if value]
     attempts = len(run.of_type("start"))
-    return _table(("", ""), [*rows, ("attempts", attempts)] if rows and attempts > 1 else rows)
+    return table(("", ""), [*rows, ("attempts", attempts)] if rows and attempts > 1 else rows)
 
 
 # ---- small pieces ----------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Collection[int] = ()) -> str:
-    """``headers`` are HTML, cells are text; ``right`` are the columns of numbers. Empty without rows."""
-    if not rows:
-        return ""
-    classes = [' class="right"' if column in right else "" for column in range(len(headers))]
-    head = "".join(f"<th{css}>{name}</th>" for css, name in zip(classes, headers, strict=True))
-    body = "".join(_row(row, classes) for row in rows)
-    table = f"<table>{f'<tr>{head}</tr>' if any(headers) else ''}{body}</table>"
-    card = f'<div class="card">{table}</div>'
-    return card if len(rows) <= OPEN_ROWS else f"<details><summary>all {len(rows)} rows</summary>{card}</details>"
-
-
-def _row(row: Iterable[Any], classes: Sequence[str]) -> str:
-    cells = ("" if cell is None else escape(str(cell)) for cell in row)
-    return "<tr>" + "".join(f"<td{css}>{cell}</td>" for css, cell in zip(classes, cells, strict=True)) + "</tr>"
-
-
-def _metric(name: str, label: str | None = None) -> str:
-    """A metric's name with its meaning as a tooltip."""
-    entry = metric(name)
-    shown = escape(label or name.replace("_", " "))
-    return f'<abbr title="{escape(entry.meaning)}">{shown}</abbr>' if entry else shown
 
 
 def _name(run: RunFiles) -> str:
@@ -269,6 +272,10 @@ def _machine_value(name: str, value: Any) -> str:
 
 def _figure(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _written(name: str, value: float | None) -> str | None:
+    return None if value is None else written(name, value)
 
 
 def _count(value: float | None) -> str | None:

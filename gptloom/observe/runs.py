@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class RunFiles:
     state: dict[str, Any]
     card: dict[str, Any]
     """``final/gptloom.json``: lineage, versions and metrics of the finished model."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """``metrics.json`` of a fine-tuning: what the finished model reached on each set of labelled examples."""
 
     @property
     def start(self) -> Event:
@@ -81,6 +83,7 @@ def read_run(folder: Path) -> RunFiles:
         config=_read_yaml(folder / "config.yaml"),
         state=_read_json(folder / "state.json"),
         card=_read_json(folder / "final" / "gptloom.json"),
+        scores=_read_json(folder / "metrics.json"),
     )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from gptloom.observe.glossary import written
+
 PLAIN_INTERVAL = 10.0
 """Seconds between two progress lines where they cannot overwrite each other."""
 PATIENCE = 3
@@ -69,6 +71,9 @@ class Progress:
     not_finite: bool = False
     bits_per_byte: float | None = None
     valid_loss: float | None = None
+    metric: str | None = None
+    """The metric of a fine-tuning, by name, and its last value."""
+    metric_value: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
     seconds_per_step: float | None = None
@@ -84,6 +89,8 @@ class Progress:
         self.steps = event.get("steps") or self.steps
         if event["type"] == "evaluate":
             self.valid_loss, self.bits_per_byte = event.get("valid_loss"), event.get("bits_per_byte")
+            self.metric = event.get("metric")
+            self.metric_value = event.get("metrics", {}).get(self.metric)
         if event["type"] == "train":
             self.loss = event.get("loss")
             self.not_finite = self.loss is None
@@ -113,7 +120,9 @@ def progress_line(progress: Progress) -> str:
         parts.append("loss not finite")
     elif progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
-    if progress.bits_per_byte is not None:
+    if progress.metric is not None and progress.metric_value is not None:
+        parts.append(f"valid {progress.metric} {written(progress.metric, progress.metric_value)}")
+    elif progress.bits_per_byte is not None:
         parts.append(f"valid {progress.bits_per_byte:.3f} bits/byte")
     elif progress.valid_loss is not None:
         parts.append(f"valid loss {progress.valid_loss:.3f}")
@@ -143,6 +152,11 @@ def event_line(event: dict[str, Any]) -> str:
                 f"{label} {event[key]:.3f}"
                 for key, label in (("valid_loss", "validation loss"), ("bits_per_byte", "bits per byte"))
                 if event.get(key) is not None
+            ]
+            figures += [
+                f"{name} {written(name, value)}"
+                for name, value in event.get("metrics", {}).items()
+                if value is not None
             ]
             return f"{step}: " + (", ".join(figures) or "evaluated")
         case "sample":

@@ -200,3 +200,13 @@ def test_a_table_on_a_terminal_keeps_brackets_as_text() -> None:
     file = FakeTerminal()
     print_table(["run"], [["x[red]"]], file=file)
     assert "x[red]" in file.getvalue() and "run" in file.getvalue()
+
+
+def test_a_fine_tuning_shows_its_metric() -> None:
+    progress = Progress()
+    measured = event(
+        "evaluate", 20, 6.0, valid_loss=0.412, metric="matthews", metrics={"accuracy": 0.8731, "matthews": 0.5}
+    )
+    progress.update(measured)
+    assert progress_line(progress) == "step 20 · valid matthews 0.500"
+    assert event_line(measured) == "step 20: validation loss 0.412, accuracy 87.3 %, matthews 0.500"
