@@ -103,13 +103,13 @@ def _tiles(run: RunFiles) -> str:
 
 
 def _metric_tile(run: RunFiles) -> list[tuple[str, str | None]]:
-    """The metric of a fine-tuning as it was last."""
-    found = [event for event in run.of_type("evaluate") if event.get("metric") in (event.get("metrics") or {})]
-    if not found:
+    """The metric of a fine-tuning at its best step, which the finished model has."""
+    events = run.of_type("evaluate")
+    best = _best(events)
+    if best is None or not best.get("metric"):
         return []
-    name = found[-1]["metric"]
-    value = found[-1]["metrics"][name]
-    return [(metric_name(name), None if value is None else written(name, value))]
+    name = best["metric"]
+    return [(f"{metric_name(name)}, step {best['step']:,}", written(name, best["metrics"][name]))]
 
 
 def _curves(run: RunFiles, curves: Curves) -> str:
@@ -175,7 +175,7 @@ def _evaluations(run: RunFiles) -> str:
             f"{event['step']:,}",
             *(_figure(event.get(name)) for name in names),
             *(_written(name, (event.get("metrics") or {}).get(name)) for name in metrics),
-            "best" if event["step"] == best else "",
+            "best" if event is best else "",
         )
         for event in events
     ]
@@ -187,16 +187,13 @@ def _any(events: Iterable[dict[str, Any]], name: str) -> bool:
     return any(event.get(name) is not None for event in events)
 
 
-def _best(events: Sequence[dict[str, Any]]) -> int | None:
-    """The step of the best evaluation, by the metric of a fine-tuning, else by the validation loss."""
+def _best(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The best evaluation, by the metric of a fine-tuning, else by the validation loss."""
     metric = next((event["metric"] for event in reversed(events) if event.get("metric")), None)
-    values = [
-        (event["step"], (event.get("metrics") or {}).get(metric) if metric else event.get("valid_loss"))
-        for event in events
-    ]
-    known = [(step, value) for step, value in values if value is not None]
+    values = [(event.get("metrics") or {}).get(metric) if metric else event.get("valid_loss") for event in events]
+    known = [(value, event) for value, event in zip(values, events, strict=True) if value is not None]
     sign = 1 if metric and higher_is_better(metric) else -1
-    return max(known, key=lambda found: sign * found[1])[0] if known else None
+    return max(known, key=lambda found: sign * found[0])[1] if known else None
 
 
 def _checkpoints(run: RunFiles) -> str:

@@ -41,8 +41,8 @@ def draw_confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]], path:
     places = range(len(labels))
     axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, labels)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("right")
+    axes.set_xlabel("given answer")
+    axes.set_ylabel("right answer")
     axes.set_title(title, loc="left", fontsize=12, color=INK, pad=12)
     plain_style(axes)
     axes.grid(False)
@@ -70,7 +70,8 @@ def draw_methods(bars: Sequence[Bar], path: Path, *, metric: str, baseline: floa
         )
     if baseline is not None:
         axes.axvline(baseline, color=EXPECTED, linestyle=":", linewidth=1.6)
-        axes.annotate("baseline", (baseline, len(bars) - 0.5), color=EXPECTED, fontsize=9, ha="center", va="top")
+        label = {"xytext": (4, 0), "textcoords": "offset points", "color": EXPECTED, "fontsize": 9, "va": "top"}
+        axes.annotate("baseline", (baseline, -0.7), **label)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
     axes.set_ylim(len(bars) - 0.5, -0.7)
     axes.margins(x=0.08)

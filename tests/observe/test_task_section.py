@@ -59,7 +59,14 @@ def run_folder(folder: Path) -> Path:
 
 def test_the_report_tells_the_task(tmp_path: Path) -> None:
     text = write_report(run_folder(tmp_path), lambda _: False).read_text(encoding="utf-8")
-    for said in ("<h2>Task</h2>", "test: 100 examples", "90.0 %", "85.0 % to 94.0 %", "baseline: always ham", "61.0 %"):
+    for said in (
+        "<h2>Task</h2>",
+        "test: 100 examples",
+        "</abbr>, step 20",
+        "85.0 % to 94.0 %",
+        "baseline: always ham",
+        "61.0 %",
+    ):
         assert said in text
     assert "spam &amp; &lt;more&gt;" in text and "<b>win" not in text and "&lt;b&gt;win" in text
     assert '<td class="right hit" style="--share: 0.833">50</td>' in text and "97.0 %" in text and "t.tsv:3" in text
