@@ -121,7 +121,7 @@ def _find(name: str) -> list[Path]:
         matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (absolute patterns)
         found = [file for match in matches for file in (_folder(match) if match.is_dir() else [match]) if _known(file)]
     else:
-        raise UserError(Problem("no such file or folder", where=name, mend=_similar(path)))
+        raise UserError(Problem("no such file or folder", where=name, mend=similar_names(path)))
     if not found:
         known = " ".join(FORMATS)
         raise UserError(Problem(f"no data files found (looked for {known}, also {' '.join(COMPRESSIONS)})", where=name))
@@ -139,7 +139,8 @@ def _known(path: Path) -> bool:
     return suffix in FORMATS or (suffix in REFUSED and suffix not in (".bin", ".safetensors", ".json"))
 
 
-def _similar(path: Path) -> str:
+def similar_names(path: Path) -> str:
+    """A sentence that helps someone who mistyped a path: the names beside it that are near, or all."""
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either; check the path"
     names = [other.name for other in path.parent.iterdir() if not other.name.startswith(".")]

@@ -1,0 +1,50 @@
+"""What is wrong with the rows of a table: gathered kind by kind and told together, a few of each kind with a count."""
+
+from __future__ import annotations
+
+from gptloom.config.errors import Problem, UserError
+
+SHOWN_OF_A_KIND = 3
+SHOWN = 12
+
+
+class Findings:
+    """Problems of many rows. Every kind is shown by its first few; a line counts the others."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, list[Problem]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def add(self, kind: str, what: str, where: str | None, mend: str | None = None) -> None:
+        """``kind`` completes the sentence "and 7 more: ..."."""
+        self._kinds.setdefault(kind, []).append(Problem(what, where, mend))
+
+    def problems(self) -> list[Problem]:
+        """At most a dozen, and one line more that counts what is not shown."""
+        shown: list[Problem] = []
+        for kind, found in self._kinds.items():
+            shown += found[:SHOWN_OF_A_KIND]
+            if len(found) > SHOWN_OF_A_KIND:
+                shown.append(Problem(f"and {len(found) - SHOWN_OF_A_KIND:,} more: {kind}"))
+        if len(shown) > SHOWN:
+            rest = list(self._kinds)[-1]
+            shown = [*shown[:SHOWN], Problem(f"and other problems, down to: {rest}")]
+        return shown
+
+    def check(self) -> None:
+        """Raises ``UserError`` with all of them where there are any."""
+        if self:
+            raise UserError(*self.problems())
+
+
+def first_few(places: list[str], limit: int = 3) -> str:
+    """``a.tsv:3, a.tsv:9, a.tsv:12 and 4 more``."""
+    rest = f" and {len(places) - limit:,} more" if len(places) > limit else ""
+    return ", ".join(places[:limit]) + rest
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """``1 row``, ``1,200 rows``."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -1,0 +1,72 @@
+"""Whether the first row of a csv, tsv or xlsx holds the names of its columns."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from gptloom.data.column_names import is_known
+
+LOOKED_AT = 1000  # rows below the first
+LONGEST_NAME = 40  # characters
+MOST_WORDS = 4
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+
+def number_of(cell: Any) -> float | None:
+    """The number that a cell is or spells (also nan and inf), else None; true and false are none."""
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        return float(cell)
+    if isinstance(cell, str) and _NUMBER.fullmatch(cell.strip()):
+        return float(cell)
+    return None
+
+
+def is_header(first: Sequence[Any], below: Sequence[Sequence[Any]], named: Collection[str] = ()) -> bool:
+    """Whether ``first`` is a row of names over the rows ``below``, by what it is and how it differs from them.
+
+    Columns that the user ``named`` decide: found in the row they make it a header, and mere numbers speak of a file
+    without one.
+    """
+    cells = [cell.strip() if isinstance(cell, str) else cell for cell in first]
+    n = len(cells)
+    counting = cells in ([str(i) for i in range(n)], [str(i + 1) for i in range(n)])
+    if counting and n > 1:  # what is written for a frame without names
+        return True
+    if named:
+        if all(name.isdecimal() for name in named):
+            return False
+        if any(name in cells for name in named):
+            return True
+    if not _could_be_names(cells):
+        return False
+    below = below[:LOOKED_AT]
+    columns = [[row[i] for row in below if i < len(row)] for i in range(n)]
+    if any(cell and cell in column for cell, column in zip(cells, columns, strict=True)):
+        return False
+    if any(is_known(cell) for cell in cells):
+        return True
+    return any(_numbers(column) or _few_values(column) for column in columns)
+
+
+def _could_be_names(cells: Sequence[Any]) -> bool:
+    """Short texts, each once, none of them a number; the first may be empty (over a column of row numbers)."""
+    if any(not isinstance(cell, str) or number_of(cell) is not None for cell in cells if cell is not None):
+        return False
+    if any(not cell for cell in cells[1:]) or len(set(cells)) < len(cells) or not any(cells):
+        return False
+    return all(len(cell) <= LONGEST_NAME and len(cell.split()) <= MOST_WORDS for cell in cells if cell)
+
+
+def _numbers(column: Sequence[Any]) -> bool:
+    filled = [cell for cell in column if cell not in ("", None)]
+    return bool(filled) and all(number_of(cell) is not None for cell in filled)
+
+
+def _few_values(column: Sequence[Any]) -> bool:
+    """A column of classes: each value comes again. (That the first row's cell does not was seen before.)"""
+    counts = Counter(map(str, column))
+    return len(column) >= 4 and len(counts) > 1 and min(counts.values()) > 1
