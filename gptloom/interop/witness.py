@@ -18,7 +18,9 @@ import gptloom
 from gptloom.config.errors import Problem, VerificationError
 from gptloom.interop.receipt import TEXTS, Prompt, Witness
 from gptloom.model.folder import CONFIG_FILE, read_json
+from gptloom.model.layouts import task_class_named
 from gptloom.model.store import load_model
+from gptloom.model.task_head import head_scores
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -89,10 +91,10 @@ class TheirModel:
 
     @torch.inference_mode()
     def answers(self, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
-        with _quiet():
+        with quiet():
             try:
                 model = self._open()
-                outputs = [_their_outputs(model(input_ids=torch.tensor([prompt.ids]))) for prompt in prompts]
+                outputs = [_their_outputs(model, torch.tensor([prompt.ids])) for prompt in prompts]
             except Exception as error:  # of whatever kind: another library's code on what may be a stranger's files
                 what = f"transformers {version('transformers')} cannot compute with it: {type(error).__name__}: {error}"
                 raise VerificationError(
@@ -160,7 +162,7 @@ def their_encode(folder: Path) -> Encode:
     """Text -> ids, nothing added, by the tokenizer that ``transformers`` finds in a folder; its errors where it finds none."""
     from transformers import AutoTokenizer
 
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def encode(text: str) -> list[int]:
@@ -204,12 +206,21 @@ def our_outputs(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
         outputs["pooled"] = model.pooled(hidden)[0]
     if model.config.pair_head:
         outputs["pair_logits"] = model.pair_logits(hidden)[0]
+    if model.task_head is not None and model.task_head.config.orders == 1:
+        outputs["scores"] = head_scores(model, hidden, None)[0]
     return outputs
 
 
-def _their_outputs(result: Any) -> dict[str, Tensor]:
-    """By the names of a receipt; the ``logits`` of a class for sentence pairs alone are [1, 2], one for each text."""
-    outputs = {}
+def _their_outputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """By the names of a receipt, for ids [1, T]; the ``logits`` of a class for sentence pairs alone are [1, 2]."""
+    head = task_class_named(type(model).__name__)
+    if head is not None:
+        model.config.pad_token_id = None  # nothing is padded: a text is scored by its last token, whatever that is
+        result = model(input_ids=ids[:, None] if head.kind == "choice" else ids)
+        if head.kind == "span":
+            return {"scores": torch.stack([result.start_logits[0], result.end_logits[0]], dim=-1).float()}
+        return {"scores": result.logits[0].float()}
+    result, outputs = model(input_ids=ids), {}
     for theirs, ours in OUTPUTS.items():
         value = getattr(result, theirs, None)
         if value is not None:
@@ -218,7 +229,7 @@ def _their_outputs(result: Any) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """``transformers`` without progress bars and warnings; its settings are put back."""
     from transformers.utils import logging
 

@@ -16,8 +16,9 @@ from gptloom.config.errors import Problem, UserError
 
 CONFIG_FILE = "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-CONVERT = (
-    'python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained({!r}).save_pretrained({!r})"'
+CONVERT = (  # by the class that config.json names: no Auto class opens every model
+    'python -c "import transformers as t; kind = t.AutoConfig.from_pretrained({0!r}).architectures[0]; '
+    'getattr(t, kind).from_pretrained({0!r}).save_pretrained({1!r})"'
 )
 
 

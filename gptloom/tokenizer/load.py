@@ -11,6 +11,7 @@ from gptloom.tokenizer import bert, gpt1, gpt2
 from gptloom.tokenizer.hub import named
 from gptloom.tokenizer.kinds import guess_kind
 from gptloom.tokenizer.layout import END_OF_TEXT, LINE_END, SEP
+from gptloom.tokenizer.roles import with_roles
 from gptloom.tokenizer.tokenizer import CONFIG_FILE, KINDS, TOKENIZER_FILE, Tokenizer, spelling
 from gptloom.tokenizer.train import TRAINED_KINDS
 from gptloom.tokenizer.vocabulary import read_ids
@@ -177,6 +178,8 @@ def _from_json(path: Path) -> Tokenizer:
             candidate = gpt2.from_vocabulary(model["vocab"], _merge_pairs(model["merges"]), config)
             if candidate.kind == "gpt2":
                 return candidate
+        if kind in ("bpe", "other"):
+            config = with_roles(settings, config)
         if kind == "wordpiece" and (settings.get("normalizer") or {}).get("type") == "BertNormalizer":
             settings["normalizer"] = bert.configured(settings["normalizer"], config)
             config = {**bert.saved_options(settings["normalizer"]), **config}
