@@ -13,17 +13,13 @@ from gptloom.data.labels import label_name
 
 
 def texts_of(task: Task, row: dict[str, Any], columns: Columns, where: str, findings: Findings) -> tuple[str, ...]:
-    """The texts of an example, as ``Example.texts`` orders them; () where one of them is found wanting.
-
-    A passage and a question before choices are one text, as GPT-1 reads them.
-    """
+    """The texts of an example, as ``Example.texts`` orders them; () where one of them is found wanting."""
     if task == "tokens":
         return words_of(row[columns.text], columns.text, where, findings)
     found = [_text(row[columns.text], columns.text, where, findings)]
     if columns.second is not None:
         found.append(_text(row[columns.second], columns.second, where, findings))
     if task == "choice":
-        found = [None if None in found else " ".join(text for text in found if text is not None)]
         choices = _choices(row, columns, where, findings)
         found += choices or [None]
     return () if None in found else tuple(text for text in found if text is not None)

@@ -92,7 +92,7 @@ def guess_roles(task: Task, declared: Mapping[str, Any], facts: Sequence[Facts])
     guess = _Guess(task, dict(declared), list(facts))
     if task == "choice":
         guess.choices()
-    if task in ("entail", "similar", "classify", "regress"):
+    if task in ("entail", "similar", "regress"):
         guess.pair()
     guess.by_names()
     guess.by_contents()
@@ -145,8 +145,7 @@ class _Guess:
 
     def pair(self) -> None:
         """Two texts whose names belong together, where no single text is asked for that has a name of its own."""
-        single = self.task in ("classify", "regress")
-        if single and ("text" in self.roles or self._named(TEXT_NAMES[self.task], lambda fact: not fact.numeric)):
+        if self.task == "regress" and ("text" in self.roles or self._named(TEXT_NAMES["regress"], self._may_be_text)):
             return
         by_name = {plain(fact.name): fact for fact in self.free}
         for names in PAIR_NAMES:

@@ -158,8 +158,10 @@ def _not_obvious(table: Table, task: Task, roles: dict[str, Any], facts: Sequenc
     what = f"not obvious which column is the {which} ({table.how}); its columns, with a value of each:\n"
     example = spelled(roles | likely(task, {role: roles.get(role) for role in lacking}, facts))
     options = spelled(dict.fromkeys(lacking, "COLUMN"))
-    header = "" if table.has_header else "; --header if the first row holds names"
-    return Problem(what + "\n".join(lines), where=table.path, mend=f"{options}, such as: {example}{header}")
+    more = "" if table.has_header else "; --header if the first row holds names"
+    if task == "classify" and "text" in lacking and sum(fact.is_text for fact in facts) == 2:
+        more += "; for classes of pairs of texts --task entail"
+    return Problem(what + "\n".join(lines), where=table.path, mend=f"{options}, such as: {example}{more}")
 
 
 def _shortened(text: str, limit: int = 70) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.task import Preprocess, Task
+from gptloom.config.task import Preprocess
 
 NOTE = (
     "they usually hurt a pretrained model, which has read whole sentences; to see it on these data, train once more"
@@ -23,31 +23,10 @@ _WORD_AND_SPACE = re.compile(rf"({_WORD.pattern})([ \t]*)")
 
 
 def preprocess(text: str, steps: Sequence[Preprocess]) -> str:
-    """``text`` after the steps, in their order. Lower case keeps the number of characters."""
+    """``text`` after the steps, in their order. Answers in it move and words vanish: not for spans and tagged words."""
     for step in steps:
         text = _STEPS[step](text)
     return text
-
-
-def check_preprocess(steps: Sequence[Preprocess], task: Task) -> None:
-    """Raises ``UserError`` for steps that would move answers in a context, or take a tagged word away."""
-    problems = []
-    for step in steps:
-        if step == "stopwords" and task in ("span", "tokens"):
-            what = "words cannot be left out: " + ("answers would move" if task == "span" else "each has its tag")
-            problems.append(Problem(what, where="--preprocess stopwords", mend="leave it out"))
-        if step == "stem" and task == "span":
-            what = "stems are shorter than words: answers would move"
-            problems.append(Problem(what, where="--preprocess stem", mend="leave it out"))
-    if problems:
-        raise UserError(*problems)
-
-
-def _lowercase(text: str) -> str:
-    lower = text.lower()
-    if len(lower) == len(text):
-        return lower
-    return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)  # İ would become two
 
 
 def _stopwords(text: str) -> str:
@@ -81,4 +60,4 @@ def _stemmer() -> Callable[[str], str]:
     return cache(lambda word: str(english.stemWord(word)))
 
 
-_STEPS: dict[Preprocess, Callable[[str], str]] = {"lowercase": _lowercase, "stopwords": _stopwords, "stem": _stem}
+_STEPS: dict[Preprocess, Callable[[str], str]] = {"lowercase": str.lower, "stopwords": _stopwords, "stem": _stem}
