@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,23 @@ def test_held_out_questions_never_stand_in_training(corpus):
     assert not [q.prompt for q in questions if q.kind != "function" and q.prompt.rstrip("\n") in train]
     described = json.loads((corpus.folder / "corpus.json").read_text(encoding="utf-8"))["held_out"]
     assert described["words"] and described["pairs"] and described["functions"]
+
+
+def test_docstrings_are_tables_of_families_and_their_modules_are_apart(corpus):
+    train, held_out = (
+        [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (corpus.train_docstrings, corpus.heldout_docstrings)
+    )
+    assert train.pop(0) == held_out.pop(0) == ["text", "family", "module"]
+    assert all(len(row) == 3 for row in train + held_out)
+    assert (len(train), len(held_out)) == (corpus.counts["train_docstrings"], corpus.counts["heldout_docstrings"])
+    assert len(train) > 1000 and 0.15 < len(held_out) / len(train) < 0.4
+    assert not {row[2] for row in train} & {row[2] for row in held_out}
+    labels = Counter(row[1] for row in train)
+    assert len(labels) >= 7 and max(labels.values()) < 0.3 * len(train)
+    assert {row[1] for row in held_out} <= set(labels)
+    assert {row[2] for row in held_out} & set(corpus.held_out)
+    assert not [row for row in train + held_out if f" {row[2]} " in row[0].lower()]
 
 
 def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(corpus, tmp_path):

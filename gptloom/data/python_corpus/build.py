@@ -15,8 +15,10 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.data.python_corpus.collect import collect_pages
 from gptloom.data.python_corpus.corpus import (
     DOCUMENT_SEPARATOR,
+    HELDOUT_DOCSTRINGS,
     HELDOUT_EXAMPLES,
     TRAIN,
+    TRAIN_DOCSTRINGS,
     VALID,
     VALID_EXAMPLES,
     VALID_MODULES,
@@ -25,6 +27,7 @@ from gptloom.data.python_corpus.corpus import (
     write_corpus,
 )
 from gptloom.data.python_corpus.examples import common_words
+from gptloom.data.python_corpus.families import as_table, labelled_docstrings, part_by_module
 from gptloom.data.python_corpus.holdout import PageSplit, split_pages
 from gptloom.data.python_corpus.pages import Page
 from gptloom.data.python_corpus.sessions import Material, draw_questions, split_material, write_sessions
@@ -62,6 +65,7 @@ def _write(out: Path, seed: int, made_of: str, pages: Sequence[Page], notes: Seq
     train_sessions = write_sessions(train, _example_bytes(train_pages), rng)
     valid_sessions = write_sessions(heldout, _example_bytes(valid_pages), rng)
     questions = draw_questions(train, heldout, _HELD_OUT_EXAMPLES, rng)
+    docstrings = part_by_module(labelled_docstrings([*split.train, *split.valid]), split.held_out)
     documents = train_pages + train_sessions
     rng.shuffle(documents)
     texts = {
@@ -70,11 +74,15 @@ def _write(out: Path, seed: int, made_of: str, pages: Sequence[Page], notes: Seq
         VALID_MODULES: _join(valid_pages),
         VALID_EXAMPLES: _join(valid_sessions),
         HELDOUT_EXAMPLES: "".join(json.dumps(asdict(question)) + "\n" for question in questions),
+        TRAIN_DOCSTRINGS: as_table(docstrings[0]),
+        HELDOUT_DOCSTRINGS: as_table(docstrings[1]),
     }
     counts = _page_counts(pages, split) | {
         "train_sessions": len(train_sessions),
         "valid_sessions": len(valid_sessions),
         "heldout_examples": len(questions),
+        "train_docstrings": len(docstrings[0]),
+        "heldout_docstrings": len(docstrings[1]),
         "train_example_bytes": _size(train_sessions),
         "valid_example_bytes": _size(valid_sessions),
         "train_bytes": len(texts[TRAIN].encode()),

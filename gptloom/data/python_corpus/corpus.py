@@ -17,6 +17,7 @@ DOCUMENT_SEPARATOR = "\n\f\n"  # a line with a form feed, a character that no do
 TRAIN, VALID = "train.txt", "valid.txt"
 VALID_MODULES, VALID_EXAMPLES = "valid_modules.txt", "valid_examples.txt"
 HELDOUT_EXAMPLES = "heldout_examples.jsonl"
+TRAIN_DOCSTRINGS, HELDOUT_DOCSTRINGS = "docstrings_train.tsv", "docstrings_heldout.tsv"
 DESCRIPTION = "corpus.json"
 
 
@@ -26,8 +27,8 @@ class PythonCorpus:
 
     Documents in ``train`` and ``valid`` are parted by ``DOCUMENT_SEPARATOR``. ``valid`` is ``valid_text`` (pages of
     held-out modules and topics: what the yardsticks are measured on) followed by ``valid_examples`` (sessions about
-    held-out operands, words and functions). ``hash`` names the training and validation text: figures measured on texts
-    of different hashes do not compare.
+    held-out operands, words and functions). The docstrings are tables of text, family and
+    module. ``hash`` names the training and validation text: figures measured on texts of different hashes do not compare.
     """
 
     folder: Path
@@ -52,6 +53,14 @@ class PythonCorpus:
     @property
     def valid_examples(self) -> Path:
         return self.folder / VALID_EXAMPLES
+
+    @property
+    def train_docstrings(self) -> Path:
+        return self.folder / TRAIN_DOCSTRINGS
+
+    @property
+    def heldout_docstrings(self) -> Path:
+        return self.folder / HELDOUT_DOCSTRINGS
 
 
 def heldout_examples(folder: Path) -> list[HeldoutExample]:
