@@ -24,6 +24,8 @@ _PUBLIC = {
     "generate": "gptloom.cli.generate:generate",
     "fill_mask": "gptloom.cli.fill_mask:fill_mask",
     "attention": "gptloom.cli.attention:attention",
+    "predict": "gptloom.cli.predict:predict",
+    "compare": "gptloom.cli.compare:compare",
     "evaluate": "gptloom.cli.evaluate:evaluate",
     "import_model": "gptloom.cli.import_model:import_model",
     "export": "gptloom.cli.export:export",

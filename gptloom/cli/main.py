@@ -65,6 +65,8 @@ TABLE = (
     Entry("generate", "let a model write", "generate", "Use"),
     Entry("fill-mask", "which words a model expects where a text says [MASK]", "fill_mask", "Use"),
     Entry("attention", "a page that shows what each head of a model looks at in a text", "attention", "Use"),
+    Entry("predict", "what a fine-tuned model answers, for a file's rows or a text", "predict", "Use"),
+    Entry("compare", "fine-tuned models on the same rows: is the difference more than chance", "compare", "Use"),
     Entry("evaluate", "loss, perplexity and bits per byte of a model on text", "evaluate", "Use"),
     Entry("import", "bring in a model of transformers or the Hugging Face hub", "import_model", "Doors"),
     Entry("export", "write a model for transformers, llama.cpp, Ollama or your own program", "export", "Doors"),

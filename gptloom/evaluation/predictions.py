@@ -1,0 +1,189 @@
+"""Answers for the rows of a user's tables, and the table that they become."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import write_text
+from gptloom.config.task import TaskConfig
+from gptloom.data.tables import Table, read_table
+from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
+from gptloom.evaluation.task_metrics import TaskReport, choices_of, evaluate_task
+
+if TYPE_CHECKING:
+    from gptloom.generation.classifier import Classifier, Prediction
+
+ENDINGS = (".csv", ".tsv", ".jsonl")
+ADDED = ("prediction", "confidence")
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The rows that were given, and the answer to each; ``report`` where rows have a label."""
+
+    task: TaskConfig
+    names: tuple[str, ...]
+    """The input's own columns."""
+    rows: list[dict[str, Any]]
+    examples: list[Example]
+    predictions: list[Prediction]
+    report: TaskReport | None
+
+    @property
+    def columns(self) -> list[str]:
+        """The input's columns, the prediction, its confidence, and the probability of each class or choice."""
+        return list(dict.fromkeys(name for row in self.table() for name in row))
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every row with what was added to it. Of a choice the prediction is its text, and ``p(1)`` is of the first."""
+        return [
+            {name: row.get(name) for name in self.names} | self._added(example, said)
+            for row, example, said in zip(self.rows, self.examples, self.predictions, strict=True)
+        ]
+
+    def _added(self, example: Example, said: Prediction) -> dict[str, Any]:
+        """Scores have no confidence, and tags and spans no probabilities to show."""
+        probabilities = said.probabilities or {}
+        if self.task.task == "choice":
+            answer: Any = choices_of(self.task, example)[said.answer]
+            probabilities = {str(place): p for place, p in enumerate(probabilities.values(), start=1)}
+        else:
+            answer = round(said.answer, DIGITS) if self.task.is_score else said.answer
+        confidence = {} if said.confidence is None else {"confidence": round(said.confidence, DIGITS)}
+        each = {f"p({label})": round(p, DIGITS) for label, p in probabilities.items()}
+        return {"prediction": answer, **confidence, **each}
+
+
+def read_rows(task: TaskConfig, data: Sequence[str], roles: Sequence[str], header: bool | None) -> list[Table]:
+    """The tables named by ``data``; ``roles`` are columns called otherwise than in training, as ``text=review``.
+
+    Raises:
+        UserError: files that are missing or no tables, roles that are none.
+    """
+    named = declared_names(with_roles(task.columns, roles))
+    return [read_table(path, header, named) for path in data]
+
+
+def predict_tables(classifier: Classifier, tables: Sequence[Table], roles: Sequence[str] = ()) -> Predicted:
+    """Answers every row of the tables, and scores the answers of those that have a label.
+
+    Raises:
+        UserError: rows without what the task asks for, labels that the model does not know, columns that would be written
+            over.
+    """
+    check_names(tables)
+    examples = [example for table in tables for example in for_prediction(table, classifier.task, roles)]
+    names = tuple(dict.fromkeys(name for table in tables for name in table.names))
+    rows = [row for table in tables for row in table.rows]
+    return _predicted(classifier, names, rows, examples, classifier.predict(examples))
+
+
+def predict_texts(
+    classifier: Classifier, texts: Sequence[str], second: Sequence[str] = (), choices: Sequence[str] = ()
+) -> Predicted:
+    """Answers texts; see ``Classifier.classify`` for what it refuses."""
+    predictions = classifier.classify(list(texts), list(second) or None, list(choices))
+    rows = [{"text": text, **({"second": second[place]} if second else {})} for place, text in enumerate(texts)]
+    examples = [Example(f"text {place + 1}", (*row.values(), *choices), None, place) for place, row in enumerate(rows)]
+    return _predicted(classifier, tuple(rows[0]), rows, examples, predictions)
+
+
+def _predicted(
+    classifier: Classifier,
+    names: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    examples: list[Example],
+    predictions: list[Prediction],
+) -> Predicted:
+    labelled = [pair for pair in zip(examples, predictions, strict=True) if pair[0].label is not None]
+    report = None
+    if labelled:
+        report = evaluate_task(classifier.task, [example for example, _ in labelled], [said for _, said in labelled])
+    return Predicted(classifier.task, names, rows, examples, predictions, report)
+
+
+def check_names(tables: Sequence[Table]) -> None:
+    """``UserError`` where a table has a column that predictions would be written over."""
+    problems = [
+        Problem(f"it has a column {name!r} already, which predictions are written to", table.path, "rename that column")
+        for table in tables
+        for name in table.names
+        if name in ADDED or (name.startswith("p(") and name.endswith(")"))
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def check_out(path: Path, overwrite: bool | None = None, endings: Sequence[str] = ENDINGS) -> None:
+    """``UserError`` for what can be known of a file before anything is computed.
+
+    ``overwrite`` is the option of that name, None where a command has none.
+    """
+    problems = []
+    if path.suffix.lower() not in endings:
+        what = f"what is written goes by the file's ending: {', '.join(endings)}"
+        problems.append(Problem(what, str(path), f"--out {path.with_suffix(endings[0])}"))
+    if path.is_dir():
+        problems.append(Problem("it is a folder", str(path), f"--out {path / 'result'}{endings[0]}"))
+    elif path.exists() and not overwrite:
+        mend = "another name" if overwrite is None else "another name, or --overwrite"
+        problems.append(Problem("it exists already; it is left as it is", str(path), mend))
+    if not path.parent.is_dir():
+        problems.append(Problem(f"the folder {path.parent} does not exist", str(path), f"mkdir {path.parent}"))
+    if problems:
+        raise UserError(*problems)
+
+
+def write_predictions(path: Path, predicted: Predicted) -> None:
+    """Writes ``predicted.table()`` as csv, tsv or jsonl by the ending of ``path``, whole or not at all.
+
+    Raises:
+        UserError: a cell with a tab or a line end in a tsv, which has no way to say so.
+    """
+    writers: dict[str, Callable[[Path, Predicted], str]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl}
+    write_text(path, writers[path.suffix.lower()](path, predicted))
+
+
+def _jsonl(path: Path, predicted: Predicted) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in predicted.table())
+
+
+def _csv(path: Path, predicted: Predicted) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(_cells(predicted))
+    return file.getvalue()
+
+
+def _tsv(path: Path, predicted: Predicted) -> str:
+    lines: list[str] = []
+    for cells in _cells(predicted):
+        if any(letter in cell for cell in cells for letter in "\t\n\r"):
+            what = f"row {len(lines)} has a tab or a line end in a cell, and a tsv has no quotes"
+            raise UserError(Problem(what, str(path), "--out NAME.csv or NAME.jsonl"))
+        lines.append("\t".join(cells) + "\n")
+    return "".join(lines)
+
+
+def _cells(predicted: Predicted) -> list[list[str]]:
+    """The names of the columns, then every row, as text; tags a space apart, other lists as JSON."""
+    columns = predicted.columns
+
+    def cell(name: str, value: Any) -> str:
+        if name == "prediction" and isinstance(value, list):
+            return " ".join(value)
+        if isinstance(value, list | dict):
+            return json.dumps(value, ensure_ascii=False, default=str)
+        return "" if value is None else str(value)
+
+    return [columns, *([cell(name, row.get(name)) for name in columns] for row in predicted.table())]
