@@ -17,7 +17,7 @@ from pathlib import Path
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import is_preset
 from gptloom.model.folder import CONFIG_FILE, CONVERT, PICKLES, refuse_pickle
-from gptloom.model.reference import Resolved, path_of, resolve_reference
+from gptloom.model.reference import Resolved, is_adapter, path_of, resolve_reference
 from gptloom.observe.terminal import terminal
 
 PREFIX = "hf:"
@@ -45,12 +45,19 @@ class Source:
 def resolve_model(reference: str) -> Resolved:
     """What a model reference names, ``hf:`` included; what that stands for is fetched to this machine.
 
+    An adapter stands for its base with it merged in: a folder of this process, which goes with it.
+
     Raises:
-        UserError: nothing is called that, or it cannot be had: see ``find_source`` and ``resolve_reference``.
+        UserError: nothing is called that, or it cannot be had: see ``find_source``, ``resolve_reference`` and, for
+            adapters, ``merged_folder``.
     """
-    if reference.startswith(PREFIX):
-        return Resolved("model", find_source(reference).folder)
-    return resolve_reference(reference)
+    hugging_face = reference.startswith(PREFIX)
+    found = Resolved("model", find_source(reference).folder) if hugging_face else resolve_reference(reference)
+    if found.path is not None and is_adapter(found.path):
+        from gptloom.interop.adapter import merged_folder  # takes torch, which most who ask for a name do without
+
+        return Resolved("model", merged_folder(found.path, resolve_model))
+    return found
 
 
 def find_source(reference: str) -> Source:
@@ -83,7 +90,7 @@ def _model_folder(path: Path) -> Path:
         if path.suffix in PICKLES:
             raise refuse_pickle(path)
         raise UserError(Problem("a model is a folder, and this is a file", str(path), f"its folder: {path.parent}"))
-    if not (path / CONFIG_FILE).is_file():
+    if not (path / CONFIG_FILE).is_file() and not is_adapter(path):
         raise UserError(Problem(f"there is no {CONFIG_FILE}: not a model folder", str(path)))
     return path
 

@@ -17,15 +17,18 @@ from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.config.task import TaskConfig
 from gptloom.interop.peft_config import read_description
 from gptloom.interop.peft_names import Place, modules_of, places, short_names
 from gptloom.model.folder import PICKLES, refuse_pickle, replaced_folder, write_json
 from gptloom.model.layouts import layout_for
 from gptloom.model.lora import PARTS, TARGETS, LoraConfig, is_lora
 from gptloom.model.reference import ADAPTER_CONFIG
+from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION
 from gptloom.model.transformer import Transformer
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
+from gptloom.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -42,7 +45,15 @@ CONVERT = (
 
 
 def write_adapter(
-    folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig, lora: LoraConfig, base: str
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    lora: LoraConfig,
+    base: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    task: TaskConfig | None = None,
 ) -> None:
     """Writes ``folder`` whole or not at all; an adapter folder of that name is replaced.
 
@@ -54,6 +65,9 @@ def write_adapter(
         lora: the shapes of the adapters.
         base: what it is put on: the path of a model folder, or ``hf:NAME``. A path is best absolute, or relative to
             ``folder``; PEFT itself is told the base by its user.
+        tokenizer: written beside it, where it is not to be the base's.
+        lineage: what ``gptloom.json`` is to remember.
+        task: what the model was fine-tuned for; without it only the kind of its head is known.
 
     Raises:
         UserError: the layout cannot hold ``config``, or only a part of a layer's tensors is there.
@@ -79,6 +93,10 @@ def write_adapter(
     with replaced_folder(folder, (ADAPTER_CONFIG,)) as partial:
         write_json(partial / ADAPTER_CONFIG, _describe(fused, saved, config, lora, base))
         write_tensors(partial / WEIGHTS, stored, stored.__getitem__, {"format": "pt"})
+        card = {"version": LINEAGE_VERSION, "model": config.model_dump(mode="json"), "lineage": dict(lineage or {})}
+        write_json(partial / LINEAGE_FILE, card | ({} if task is None else {"task": task.model_dump(mode="json")}))
+        if tokenizer is not None:
+            tokenizer.save(partial)
 
 
 @dataclass(frozen=True)
@@ -183,10 +201,11 @@ def _most(values: Collection[Any]) -> Any:
 # ---- in ----------------------------------------------------------------------------------------------------------------
 
 
-def read_adapter(folder: Path, config: ModelConfig) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """The adapters of ``folder`` for a model of ``config``, and their tensors by our names, with what is stored beside them.
+def read_adapter(folder: Path, config: ModelConfig, *, whole: bool = True) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """The adapters of ``folder`` for a model of ``config``, and their tensors by our names.
 
-    A model with ``add_lora`` of that configuration takes the tensors by ``load_state_dict(..., strict=False)``.
+    A model with ``add_lora`` of that configuration takes them by ``load_state_dict(..., strict=False)``. ``whole``: also
+    what is stored whole beside them, the task's head above all; without it that is left aside, whatever it is.
 
     Raises:
         UserError: no adapter folder, pickled or damaged weights, and everything in it that gptloom does not compute or
@@ -200,8 +219,8 @@ def read_adapter(folder: Path, config: ModelConfig) -> tuple[LoraConfig, dict[st
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     with open_weights(folder) as files:
-        halves, whole = _sorted(files)
-        for name, stored in whole.items():
+        halves, others = _sorted(files)
+        for name, stored in others.items() if whole else ():
             rule = rules.get(layout.spelled(name))
             if rule is None or set(rule.ours) & set(WORDS):
                 problems.append(_astray(stored, rule is not None, folder))
@@ -240,7 +259,7 @@ def open_weights(folder: Path) -> WeightFiles:
     return WeightFiles(folder, [WEIGHTS])
 
 
-def stored_modules(files: WeightFiles) -> dict[str, str]:
+def stored_whole(files: WeightFiles) -> dict[str, str]:
     """Name in the base -> as stored, of the tensors that are no adapter's: the head, and what else was saved whole."""
     return _sorted(files)[1]
 

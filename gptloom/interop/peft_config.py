@@ -23,6 +23,7 @@ class PeftConfig(BaseModel):
     peft_type: Literal["LORA"]
     task_type: str | None = None
     base_model_name_or_path: str | None = None
+    revision: str | None = None  # of the base on the hub
     r: int = Field(8, gt=0)
     lora_alpha: float = 8.0
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -41,7 +42,7 @@ class PeftConfig(BaseModel):
 
 # Fields that change nothing of what a trained adapter computes, or whose part is told by the tensors that are there.
 IDLE = (
-    *("auto_mapping", "peft_version", "revision", "inference_mode", "runtime_config", "megatron_core"),
+    *("auto_mapping", "peft_version", "inference_mode", "runtime_config", "megatron_core"),
     *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
     *("fan_in_fan_out", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
     *("ensure_weight_tying", "ephemeral_gpu_offload"),

@@ -23,14 +23,15 @@ class Resolved:
     """What a reference names.
 
     Attributes:
-        kind: ``run`` (weights of a run), ``model`` (a model folder) or ``preset`` (untrained).
-        path: the model folder that holds the weights; None for a preset.
+        kind: ``run`` (weights of a run), ``model`` (a model folder), ``adapter`` (a folder of low-rank adapters, which
+            ``gptloom.interop.hub`` merges with their base) or ``preset`` (untrained).
+        path: the model folder that holds the weights, or the adapter's; None for a preset.
         run: the run folder, for a run.
         step: the checkpoint's step; None for a run's ``final/``, a model folder or a preset.
         preset: the preset's name.
     """
 
-    kind: Literal["run", "model", "preset"]
+    kind: Literal["run", "model", "adapter", "preset"]
     path: Path | None = None
     run: Path | None = None
     step: int | None = None
@@ -83,9 +84,14 @@ def finished_checkpoints(run: Path) -> dict[int, Path]:
 
 def is_run(folder: Path) -> bool:
     """Whether ``folder`` is a run's (a checkpoint has a state.json as well, but its model lies in it)."""
-    if (folder / CONFIG_FILE).is_file() or (folder / MODEL).is_dir():
+    if any((folder / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG)) or (folder / MODEL).is_dir():
         return False
     return any((folder / name).exists() for name in (STATE_FILE, CHECKPOINTS, FINAL))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds low-rank adapters, and not the model as well that they belong on."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG_FILE).is_file()
 
 
 def _of_folder(folder: Path) -> Resolved:
@@ -95,6 +101,8 @@ def _of_folder(folder: Path) -> Resolved:
         if not (folder / STATE_FILE).is_file():
             raise UserError(Problem(f"an unfinished checkpoint: it has no {STATE_FILE}", str(folder)))
         return Resolved("model", folder / MODEL)
+    if is_adapter(folder):
+        return Resolved("adapter", folder)
     if not is_run(folder):
         pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
