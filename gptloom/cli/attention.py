@@ -34,7 +34,9 @@ def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
     import torch
 
     from gptloom.generation.attention_text import see
+    from gptloom.interop.hub import resolve_model
     from gptloom.interop.open import open_model
+    from gptloom.model.store import read_task
     from gptloom.observe.attention_page import write_attention_page
 
     options = resolved.options
@@ -43,7 +45,9 @@ def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
     if options.threads:
         torch.set_num_threads(options.threads)
     model, tokenizer = open_model(options.model, device=options.device, precision="fp32", untrained=options.untrained)
-    seen = see(model, tokenizer, options.text, options.second)
+    folder = resolve_model(options.model).path
+    task = None if model.config.task_head is None or folder is None else read_task(folder)
+    seen = see(model, tokenizer, options.text, options.second, task)
     try:
         write_attention_page(seen.page(options.model), out)
     except OSError as error:

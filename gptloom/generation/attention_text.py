@@ -15,8 +15,8 @@ from torch import Tensor
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.task import TaskConfig
+from gptloom.data.example import Example
 from gptloom.data.preprocess import preprocess
-from gptloom.data.task_examples import Example
 from gptloom.data.task_inputs import FIRST, SECOND, Encoded
 from gptloom.generation.attention_weights import AttentionMaps, Reading, attention_maps
 from gptloom.generation.classifier import PAIRS, Classifier

@@ -37,7 +37,7 @@ class AttentionMaps:
         scores: [L, H, T, S], what the softmax is of, q k / sqrt(K); -inf where t does not see s.
         value_sizes: [L, H, S], the length of the value vector of s as it reaches the residual stream, through the
             head's part of the output matrix. Times the weight it is the size of what the head takes from s, the
-            norm of alpha f(x) of Kobayashi et al. 2020, "Attention is not only a weight", section 3.
+            norm of alpha f(x) of Kobayashi et al. 2020, "Attention is not only a weight".
         taken: [L, T, S], the length of what all heads of a layer together take from s: the norm of their sum.
         hidden: [T, D], the last hidden states.
     """

@@ -43,7 +43,7 @@ def test_weights_are_those_of_transformers(family: str, tmp_path: Path) -> None:
 
 
 def test_sizes_are_the_norms_of_weight_times_transformed_value(tmp_path: Path) -> None:
-    """Kobayashi et al. 2020, equations 3 and 4, from BERT's own value and output layers."""
+    """The norms of Kobayashi et al. 2020, from BERT's own value and output layers."""
     config = ModelConfig(**{**FIELDS["bert"], **SIZES})
     ours, theirs = both(config, torch.float32, tmp_path, std=0.15)
     ids = some_ids(config, rows=1)
