@@ -68,7 +68,8 @@ def _rte(path: Path) -> Rows:
 def _copa(path: Path) -> Rows:
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        yield {**row, "question": f"{row.pop('premise')} {COPA_ASKS[row['question']]}"}
+        question = f"{row.pop('premise')} {COPA_ASKS[row['question']]}"
+        yield row | {"question": question}
 
 
 def _arc(path: Path) -> Rows:
