@@ -48,9 +48,7 @@ class Pair:
     def verdict(self) -> str:
         """The comparison in a sentence."""
         difference = self.differences[self.metric]
-        spread = self.intervals.get(self.metric)
-        within = f" (95 %: {' to '.join(_signed(self.metric, edge) for edge in spread)})" if spread else ""
-        amount = f"{_signed(self.metric, difference)}{within}"
+        amount = self.amount(" points", "95 %: ")
         p = f", McNemar's p = {self.mcnemar.p:.2g}" if self.mcnemar is not None else ""
         if not self.more_than_chance:
             return (
@@ -60,6 +58,14 @@ class Pair:
         better = (difference > 0) == higher_is_better(self.metric)
         word = "better" if better else "worse"
         return f"{self.second} is {word} than {self.first}: {amount} of {self.metric}. More than chance at {self.n:,} rows{p}."
+
+    def amount(self, unit: str = "", level: str = "") -> str:
+        """The difference of the metric and its interval: ``+3.2 points (95 %: +1.1 to +5.3)``; unit is that of shares."""
+        shown = _signed(self.metric, self.differences[self.metric])
+        unit = unit if written(self.metric, 0.0).endswith("%") else ""
+        spread = self.intervals.get(self.metric)
+        within = f" ({level}{' to '.join(_signed(self.metric, edge) for edge in spread)})" if spread else ""
+        return f"{shown}{unit}{within}"
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -118,12 +124,9 @@ class Comparison:
         ]
         rows = []
         for pair in self.pairs:
-            spread = pair.intervals.get(self.metric)
-            within = f" ({' to '.join(_signed(self.metric, edge) for edge in spread)})" if spread else ""
             test = ["", "", ""] if pair.mcnemar is None else [*map(str, pair.mcnemar[:2]), f"{pair.mcnemar.p:.3g}"]
-            amount = f"{_signed(self.metric, pair.differences[self.metric])}{within}"
             disagree = "" if pair.disagree is None else f"{pair.disagree:,}"
-            rows.append([f"{pair.second} − {pair.first}", amount, *test, disagree])
+            rows.append([f"{pair.second} − {pair.first}", pair.amount(), *test, disagree])
         used = [place for place in range(len(header)) if any(row[place] for row in rows)]
         return [header[place] for place in used], [[row[place] for place in used] for row in rows]
 
@@ -217,7 +220,6 @@ def _with_interval(report: TaskReport, metric: str) -> str:
 
 
 def _signed(metric: str, difference: float) -> str:
-    """``+3.2 points`` of shares, ``+0.032`` of the others."""
-    if written(metric, 0.0).endswith("%"):
-        return f"{100 * difference:+.1f} points"
-    return f"{difference:+.3f}"
+    """``+3.2`` points of shares, ``+0.032`` of the others."""
+    share = written(metric, 0.0).endswith("%")
+    return f"{100 * difference:+.1f}" if share else f"{difference:+.3f}"
