@@ -27,6 +27,7 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json")
 MORE_TEMPLATES = "additional_chat_templates"
 DESCRIPTIONS = (TOKENIZER_CONFIG_FILE, "special_tokens_map.json", "added_tokens.json")
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+LABELS = ("id2label", "label2id", "problem_type")
 
 
 def source_tokenizer(folder: Path) -> Tokenizer | None:
@@ -45,11 +46,14 @@ def generation_of(source: Path) -> dict[str, Any]:
 def take_along(source: Path, result: Path, own_tokenizer: bool) -> None:
     """Completes the model folder ``result``, which was written with the tokenizer that it is to have.
 
-    Special ids become those of the source. With ``own_tokenizer``, that it is the source's, its files are taken as they
-    are, byte for byte; where it had no tokenizer.json, the one that was written stays, and learns what else
-    tokenizer_config.json said.
+    Special ids and names of classes become those of the source. With ``own_tokenizer``, that it is the source's, its
+    files are taken as they are, byte for byte; where it had no tokenizer.json, the one that was written stays, and learns
+    what else tokenizer_config.json said.
     """
     described = read_json(result / CONFIG_FILE) | _special_ids(source)
+    if "num_labels" in described:
+        told = read_json(source / CONFIG_FILE)
+        described |= {name: told[name] for name in LABELS if told.get(name) is not None}
     write_json(result / CONFIG_FILE, described)
     if not own_tokenizer:
         return

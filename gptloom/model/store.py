@@ -202,19 +202,22 @@ def read_task(folder: Path) -> TaskConfig | None:
         UserError: as ``read_config``; a task that is damaged, or of a newer gptloom; a classifier by ``transformers`` that
             does not say how its texts are framed.
     """
-    own = read_lineage(folder).get("task")
-    if own is not None:
-        try:
-            return TaskConfig.model_validate(own)
-        except ValidationError as error:
-            wrong = ", ".join(sorted({".".join(str(part) for part in one["loc"]) for one in error.errors()}))
-            what = f'"task" is not one that this gptloom ({gptloom.__version__}) reads: {wrong}'
-            raise UserError(Problem(what, str(folder / LINEAGE_FILE), "pip install --upgrade gptloom")) from error
-    config = read_config(folder)
+    own, config = own_task(folder), read_config(folder)
     raw = read_json(folder / CONFIG_FILE)
-    if config.task_head is None or layout_of(raw).task_class_of(raw) is None:
-        return None
+    if own is not None or config.task_head is None or layout_of(raw).task_class_of(raw) is None:
+        return own
     return derived_task(raw, config, load_tokenizer(folder), folder)
+
+
+def own_task(folder: Path) -> TaskConfig | None:
+    """``task`` of gptloom.json alone; ``UserError`` where it is damaged or of a newer gptloom."""
+    described = read_lineage(folder).get("task")
+    try:
+        return None if described is None else TaskConfig.model_validate(described)
+    except ValidationError as error:
+        wrong = ", ".join(sorted({".".join(str(part) for part in one["loc"]) for one in error.errors()}))
+        what = f'"task" is not one that this gptloom ({gptloom.__version__}) reads: {wrong}'
+        raise UserError(Problem(what, str(folder / LINEAGE_FILE), "pip install --upgrade gptloom")) from error
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:

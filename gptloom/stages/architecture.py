@@ -11,7 +11,7 @@ from gptloom.config.model import SIZED_FAMILIES, ModelConfig, family_presets, pr
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.interop.hub import resolve_model
-from gptloom.model.store import content_hash, read_config
+from gptloom.model.store import content_hash, read_body
 from gptloom.stages.derive import AIM_MINUTES, AIM_PASSES, choose_context, choose_size
 
 SHAPE = ("n_layer", "d_model", "n_head", "n_kv_head", "head_dim", "d_ff")
@@ -32,7 +32,7 @@ def open_base(resolved: Resolved[PretrainOptions]) -> Base | None:
     if resolved.options.base is None:
         return None
     folder = base_folder(resolved.options.base)
-    return Base(folder, read_config(folder), content_hash(folder))
+    return Base(folder, read_body(folder), content_hash(folder))
 
 
 def settle_objective(resolved: Resolved[PretrainOptions], base: Base | None) -> Resolved[PretrainOptions]:

@@ -31,6 +31,9 @@ class GGUF:
     def unfit(self, source: StoredModel) -> list[Problem]:
         """What llama.cpp computes or splits differently."""
         missing = [] if find_spec("gguf") else [Problem("--to gguf needs the package gguf", mend="pip install gguf")]
+        if source.config.task_head is not None:
+            what = "the model was fine-tuned for a task, whose head llama.cpp does not have"
+            missing.append(Problem(what, str(source.folder), "--to hf or --to safetensors"))
         return [*missing, *gguf_layout.unfit(source.config), *gguf_tokenizer.unfit(source.tokenizer)]
 
     def notes(self, source: StoredModel, dtype: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from gptloom.interop.receipt import Witness
 from gptloom.interop.witness import OurModel, TheirModel, their_encode_or_the_files
 from gptloom.model.folder import read_json, write_json
 from gptloom.model.layouts import layout_for
-from gptloom.model.store import LINEAGE_FILE, content_hash, read_lineage, save_model
+from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_lineage, save_model
 
 
 class HuggingFace:
@@ -39,8 +39,11 @@ class HuggingFace:
         return problems
 
     def notes(self, source: StoredModel, dtype: str | None) -> list[str]:
-        """What stays behind: nothing."""
-        return [] if source.tokenizer else ["the model has no tokenizer: none is written"]
+        """What is not there for others to open: a tokenizer, or the head of a task that no class of theirs computes."""
+        notes = [] if source.tokenizer else ["the model has no tokenizer: none is written"]
+        return notes + [
+            f"opens in gptloom only: {reason}" for reason in layout_for(source.config).task_unfit(source.config)
+        ]
 
     def write(self, source: StoredModel, folder: Path, dtype: str | None) -> None:
         """The folder of ``save_model``, with what the source has beside its weights."""
@@ -54,6 +57,7 @@ class HuggingFace:
                 tokenizer=source.tokenizer,
                 generation=source.generation,
                 dtype=None if dtype is None else TORCH_DTYPES[dtype],
+                task=own_task(source.folder),
             )
             parent = {"path": str(source.folder.resolve()), "hash": hashed.result()}
         take_along(source.folder, folder, own_tokenizer=source.tokenizer_folder == source.folder)

@@ -19,6 +19,7 @@ from gptloom.model.layouts.nanochat import NanoChatLayout
 from gptloom.model.layouts.neox import NeoXLayout
 from gptloom.model.layouts.qwen2 import Qwen2Layout
 from gptloom.model.layouts.qwen3 import Qwen3Layout
+from gptloom.model.layouts.task_heads import TaskClass
 
 LAYOUTS: tuple[Layout, ...] = (
     GPT1Layout(),
@@ -38,6 +39,11 @@ LAYOUTS: tuple[Layout, ...] = (
 def layout_for(config: ModelConfig) -> Layout:
     """The layout that models of this family are written in."""
     return next(layout for layout in LAYOUTS if layout.family == config.family)
+
+
+def task_class_named(name: str) -> TaskClass | None:
+    """The class of ``transformers`` with the head of a task that is called so, of whichever family."""
+    return next((one for layout in LAYOUTS for one in layout.task_classes if one.name == name), None)
 
 
 def layout_of(raw: Mapping[str, Any], where: str = "config.json") -> Layout:
