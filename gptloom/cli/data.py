@@ -1,4 +1,4 @@
-"""``gptloom data build|show``: text to token shards, and the text that any step of a run was trained on."""
+"""``gptloom data build|show``: text to token shards, and what any step of a run, or a stage, reads."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from gptloom.cli.examples import Painter
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.options import POSITIONAL, JsonOption, Metavar, OverwriteOption, QuietOption
+from gptloom.config.options import JsonOption, Metavar, OverwriteOption, QuietOption
 from gptloom.config.pretrain import DataOptions, PretrainOptions
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved, read_config
-from gptloom.observe.terminal import human_bytes, human_count, terminal
+from gptloom.config.show import ShowOptions
+from gptloom.observe.terminal import Terminal, human_bytes, human_count, terminal
 
 if TYPE_CHECKING:
     from gptloom.data.built import Built
+    from gptloom.stages.show_examples import ShownExample
 
 
 class BuildOptions(DataOptions, OverwriteOption, JsonOption, QuietOption):
@@ -26,14 +29,6 @@ class BuildOptions(DataOptions, OverwriteOption, JsonOption, QuietOption):
 
     tokenizer: str = Field(description="tokenizer, model or run folder, tokenizer.json, or gpt2")
     out: Annotated[str, Metavar("FOLDER")] = Field(description="folder to write the shards to")
-
-
-class ShowOptions(JsonOption):
-    """Options of ``gptloom data show``."""
-
-    run: Annotated[str, POSITIONAL] = Field(description="run folder")
-    step: int = Field(ge=1, description="the step whose batch is shown; the first is 1")
-    rows: int = Field(4, ge=1, description="windows shown of the batch")
 
 
 def build(resolved: Resolved[BuildOptions]) -> Built:
@@ -103,8 +98,18 @@ class ShownWindow:
     pair_label: int | None = None  # 0: it follows the first, 1: it does not, -1: there is none
 
 
-def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
-    """The first ``rows`` windows that ``step`` of a run was, or will be, trained on; without what a guard left out."""
+def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow] | list[ShownExample]:
+    """The first ``rows`` windows of ``step`` of a run, or the first ``n`` examples of a file as ``stage`` reads them."""
+    from gptloom.stages.show_examples import check_mode, show_examples
+
+    if resolved.options.stage is not None:
+        return show_examples(resolved)
+    check_mode(resolved)
+    return _windows(resolved.options)
+
+
+def _windows(options: ShowOptions) -> list[ShownWindow]:
+    """What ``step`` of a run was, or will be, trained on; without what a guard left out."""
     from gptloom.observe.events import read_events
     from gptloom.stages.goal import training_batches
     from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
@@ -112,7 +117,7 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
     from gptloom.train.rollback import excluded_windows
     from gptloom.train.run import EVENTS
 
-    options = resolved.options
+    assert options.step is not None
     folder = Path(options.run)
     config = folder / "config.yaml"
     trained = Resolved.from_dict(PretrainOptions, read_config(config), str(config)).options
@@ -136,12 +141,32 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow]:
 
 
 def run_show(resolved: Resolved[ShowOptions], out: Output) -> None:
-    """Shows, as text, what a step of a run was or will be trained on.
+    """Shows, as text, what a step of a run was or will be trained on; with --stage, examples of a file as they are read.
 
     The order of the data is a pure function of the seed and of the windows that a guard left out, which are in the
-    event log, so nothing else needs to have been recorded.
+    event log, so nothing else needs to have been recorded. Tokens of a file's examples are coloured by what they are
+    there for; without colours, brackets and a name say it.
     """
-    shown = show(resolved)
+    from gptloom.stages.show_examples import check_mode, show_examples
+
+    options = resolved.options
+    if options.stage is not None:
+        _print_examples(show_examples(resolved), options.stage, out)
+        return
+    check_mode(resolved)
+    _print_windows(_windows(options), options.step, out)
+
+
+def _print_examples(shown: list[ShownExample], stage: str, out: Output) -> None:
+    painter = Painter(shown, colours=Terminal(out.stdout).moves)
+    for line in (line for example in shown for line in painter.lines(example)):
+        out.result(line)
+    if legend := painter.legend():
+        out.result(legend)
+    out.document({"stage": stage, "examples": [asdict(example) for example in shown]})
+
+
+def _print_windows(shown: list[ShownWindow], step: int | None, out: Output) -> None:
     for window in shown:
         place = f"tokens {window.start:,} to {window.end:,} of the training text, epoch {window.epoch + 1}"
         if window.second is not None:
@@ -151,8 +176,8 @@ def run_show(resolved: Resolved[ShowOptions], out: Output) -> None:
             place += f", source {window.source + 1}"
         out.result(f"--- row {window.row + 1}: {place}")
         out.result(window.text)
-    out.say(f"{len(shown)} windows of {human_count(len(shown[0].ids) - 1)} tokens of step {resolved.options.step}")
-    out.document({"step": resolved.options.step, "windows": [asdict(window) for window in shown]})
+    out.say(f"{len(shown)} windows of {human_count(len(shown[0].ids) - 1)} tokens of step {step}")
+    out.document({"step": step, "windows": [asdict(window) for window in shown]})
 
 
 COMMANDS = {

@@ -74,7 +74,7 @@ TABLE = (
     Entry("tokenizer show", "show a text as tokens", "tokenizer", "Prepare"),
     Entry("tokenizer report", "how well a tokenizer fits a text", "tokenizer", "Prepare"),
     Entry("data build", "turn documents into token shards", "data", "Prepare"),
-    Entry("data show", "show the batch of any step of a run as text", "data", "Prepare"),
+    Entry("data show", "show the batch of any step of a run, or examples as a model reads them", "data", "Prepare"),
     Entry("runs", "list runs and how they are doing", "runs", "Runs"),
     Entry("runs show", "everything about one run", "runs", "Runs"),
     Entry("follow", "replay a run's progress and watch it live", "runs", "Runs"),

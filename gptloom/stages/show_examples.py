@@ -1,0 +1,228 @@
+"""Examples of a user's file as a stage reads them, token by token: what each is there for, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.finetune import TaskInputOptions
+from gptloom.config.options import option_fields
+from gptloom.config.resolve import Resolved
+from gptloom.config.show import RunStepOptions, ShowOptions, StageOptions
+from gptloom.config.task import Columns, HeadConfig, Inputs, Task, TaskConfig
+from gptloom.data.columns import declared_names, guess_columns
+from gptloom.data.tables import read_table
+from gptloom.data.task_examples import Example, Examples, read_examples
+from gptloom.data.task_frame import frame
+from gptloom.data.task_inputs import IGNORED, ROLES, Encoded, TaskInputs
+from gptloom.interop.bodies import is_foreign
+from gptloom.interop.hub import resolve_model
+from gptloom.model.store import own_task, read_config, read_task
+from gptloom.observe.terminal import say
+from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from gptloom.tokenizer.roles import framing
+from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
+
+NO_LIMIT = 2**31  # of a row, where no model says how much it can read
+ANSWER = "answer"
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    """A token, and why it is there."""
+
+    id: int
+    text: str
+    role: str  # one of ROLES
+    mark: str | None = None  # the tag of its word, or "answer" inside the answer of a span
+
+    @property
+    def part(self) -> str:
+        return self.role if self.mark is None else self.mark
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """An example as a model reads it; several rows where it reads a pair in both orders, or each choice."""
+
+    where: str
+    label: str
+    rows: list[list[ShownToken]]
+    cut: int  # tokens left out
+
+
+def show_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
+    """The first ``n`` examples of a file as ``stage`` reads them.
+
+    Raises:
+        UserError: an option that belongs to the batches of a run, and all that is wrong with the file.
+    """
+    assert asked.options.stage is not None
+    check_mode(asked)
+    return STAGES[asked.options.stage](asked)
+
+
+def check_mode(asked: Resolved[ShowOptions]) -> None:
+    """UserError for every option that does nothing for a run, or nothing for a file of a stage."""
+    stage = asked.options.stage
+    idle = option_fields(StageOptions if stage is None else RunStepOptions)
+    why = "is for a file and its --stage" if stage is None else "is for a run"
+    problems = [Problem(f"--{name.replace('_', '-')} {why}", mend="leave it out") for name in idle if asked.given(name)]
+    if stage is None and asked.options.step is None:
+        mend = "--step 1 of a run; for a file of examples --stage finetune"
+        problems.insert(0, Problem("--step is missing", where=asked.options.run, mend=mend))
+    if problems:
+        raise UserError(*problems)
+
+
+# ---- finetune --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Who reads: a tokenizer, a frame, and, where it was fine-tuned already, all that it was taught."""
+
+    tokenizer: Tokenizer
+    inputs: Inputs
+    new_tokens: bool  # a decoder's frame is of three new tokens, as it is once embeddings are trained
+    context: int = NO_LIMIT
+    taught: TaskConfig | None = None
+
+
+def finetune_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
+    """As ``gptloom finetune --task`` reads them: labels learned from the file, or known to the model."""
+    options = asked.options
+    if options.model is not None and options.tokenizer is not None:
+        raise UserError(Problem("a model has its own tokenizer", "--tokenizer", "leave --model or --tokenizer out"))
+    reader = _of_model(options.model) if options.model is not None else _of_tokenizer(options.tokenizer)
+    taught = None if reader is None else reader.taught
+    _refuse_taught(asked, taught)
+    found, columns = _read(options, taught)
+    shown = found.examples[: options.n]
+    reader = reader or _of_words(shown)
+    task = taught or _task(reader, options, found.labels, columns)
+    tokenizer, inputs = _inputs(reader, task)
+    return [
+        _shown(example, one, tokenizer, found.labels) for example, one in zip(shown, inputs.encode(shown), strict=True)
+    ]
+
+
+def _of_model(name: str) -> _Reader:
+    reference = resolve_model(name)
+    if reference.path is None:
+        raise UserError(Problem(f"{name} is a preset, which reads nothing yet", "--model", "--tokenizer gpt2"))
+    folder = reference.path
+    tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else reference.run or folder)
+    if is_foreign(folder):
+        return _Reader(tokenizer, _inputs_of(tokenizer), False, taught=own_task(folder))
+    config = read_config(folder)
+    inputs: Inputs = "bert" if config.mask == "bidirectional" else "gpt1"
+    return _Reader(tokenizer, inputs, True, config.context, read_task(folder))
+
+
+def _of_tokenizer(name: str | None) -> _Reader | None:
+    if name is None:
+        return None
+    tokenizer = load_tokenizer(name)
+    return _Reader(tokenizer, _inputs_of(tokenizer), True)
+
+
+def _of_words(examples: Sequence[Example]) -> _Reader:
+    say("words are shown as they stand; --model or --tokenizer shows them as a model reads them")
+    return _Reader(train_tokenizer("words", [text for one in examples for text in one.texts], None), "gpt1", True)
+
+
+def _inputs_of(tokenizer: Tokenizer) -> Inputs:
+    """An encoder's tokenizer says how its texts are framed, a decoder's does not."""
+    return "gpt1" if framing(tokenizer) is None and tokenizer.sep_id is None else "bert"
+
+
+def _refuse_taught(asked: Resolved[ShowOptions], taught: TaskConfig | None) -> None:
+    """What a fine-tuned model was taught is not asked anew."""
+    given = [name for name in ("task", *option_fields(TaskInputOptions)) if asked.given(name)]
+    if taught is not None and given:
+        what = f"the model was fine-tuned ({taught.task}) and reads as it was taught to"
+        raise UserError(*(Problem(what, f"--{name.replace('_', '-')}", "leave it out") for name in given))
+
+
+def _read(options: ShowOptions, taught: TaskConfig | None) -> tuple[Examples, Columns]:
+    """The examples of the file; the columns are those of the fine-tuning where no option names one."""
+    table = read_table(options.run, options.header, declared_names(options))
+    task: Task = options.task or ("classify" if taught is None else taught.task)
+    if taught is None or declared_names(options):
+        columns, sentence = guess_columns(table, task, options)
+        say(sentence)
+    else:
+        columns = taught.columns
+    labels, preprocess = (None, options.preprocess) if taught is None else (taught.labels, taught.preprocess)
+    found = read_examples([table], task, columns, labels, preprocess)
+    for note in (*found.notes, *found.warnings):
+        say(note)
+    return found, columns
+
+
+def _task(reader: _Reader, options: ShowOptions, labels: tuple[str, ...], columns: Columns) -> TaskConfig:
+    if options.max_length is not None and options.max_length > reader.context:
+        what = f"{options.max_length} is more than the context of the model, {reader.context}"
+        raise UserError(Problem(what, "--max-length", f"--max-length {reader.context} or less"))
+    _, tokens = frame(reader.tokenizer, reader.inputs, reader.new_tokens and reader.inputs == "gpt1")
+    return TaskConfig(
+        task=options.task or "classify",
+        labels=labels,
+        columns=columns,
+        inputs=reader.inputs,
+        tokens=tokens,
+        max_length=options.max_length or reader.context,
+        cut=options.cut,
+    )
+
+
+def _inputs(reader: _Reader, task: TaskConfig) -> tuple[Tokenizer, TaskInputs]:
+    """The tokenizer, with new tokens where the frame has some, and what makes rows with it."""
+    tokenizer = reader.tokenizer
+    if reader.taught is None:
+        tokenizer, _ = frame(tokenizer, reader.inputs, reader.new_tokens and reader.inputs == "gpt1")
+    orders: Literal[1, 2] = 2 if task.task == "similar" and task.inputs == "gpt1" else 1
+    return tokenizer, TaskInputs(tokenizer, task, HeadConfig(kind="sequence", n_labels=1, orders=orders))
+
+
+def _shown(example: Example, encoded: Encoded, tokenizer: Tokenizer, labels: tuple[str, ...]) -> ShownExample:
+    rows = []
+    for row in encoded.rows:
+        marks = _marks(encoded, labels)
+        rows.append(
+            [
+                ShownToken(token_id, tokenizer.token_text(token_id), ROLES[role], marks.get(place))
+                for place, (token_id, role) in enumerate(zip(row.ids, row.roles, strict=True))
+            ]
+        )
+    return ShownExample(example.where, _label(example, encoded, labels), rows, encoded.cut)
+
+
+def _marks(encoded: Encoded, labels: tuple[str, ...]) -> dict[int, str]:
+    """Place in the row -> the tag of the word, or "answer"."""
+    if encoded.offsets is not None:
+        first, last = encoded.label
+        return {} if first == IGNORED else dict.fromkeys(range(first, last + 1), ANSWER)
+    if encoded.words is None:
+        return {}
+    ends = (*encoded.words[1:], len(encoded.rows[0].ids) - 1)
+    spans = zip(encoded.words, ends, encoded.label, strict=False)  # words that were cut away have a tag and no place
+    return {place: labels[tag] for begin, end, tag in spans for place in range(begin, end)}
+
+
+def _label(example: Example, encoded: Encoded, labels: tuple[str, ...]) -> str:
+    label = example.label
+    if encoded.offsets is not None:
+        answer = example.texts[0][label[0] : label[1]]
+        return answer if encoded.label[0] != IGNORED else f"{answer} (cut away)"
+    if encoded.words is not None:
+        return " ".join(labels[tag] for tag in label)
+    if isinstance(label, float):
+        return f"{label:g}"
+    return labels[label] if labels else f"choice {label + 1} of {len(encoded.rows)}"
+
+
+STAGES: dict[str, Callable[[Resolved[ShowOptions]], list[ShownExample]]] = {"finetune": finetune_examples}
