@@ -13,9 +13,10 @@ __version__ = "0.1.0"
 
 # Public name -> where it is. No sub-package may have one of these names: importing it would rebind the name here.
 _PUBLIC = {
-    "load": "gptloom.interop.open:load",
+    "load": "gptloom.interop.classifiers:load",
     "fit": "gptloom.train.loop:fit",
     "pretrain": "gptloom.cli.pretrain:pretrain",
+    "finetune": "gptloom.cli.finetune:finetune",
     "resume": "gptloom.cli.pretrain:resume",
     "rerun": "gptloom.cli.verify:rerun",
     "verify_resume": "gptloom.cli.verify:verify_resume",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptloom.cli.finetune import show_run
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.config.errors import EndedElsewhere
@@ -14,6 +15,7 @@ from gptloom.config.python import call
 from gptloom.config.resolve import Resolved
 
 if TYPE_CHECKING:
+    from gptloom.stages.finetune.result import FinetunedRun
     from gptloom.stages.pretrain import DryRun
     from gptloom.stages.trained import TrainedRun
 
@@ -32,13 +34,21 @@ def pretrain(
         return call(PretrainOptions, lambda resolved: stage.pretrain(resolved, callbacks), {"base": base, **options})
 
 
-def resume(run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> TrainedRun:
+def resume(
+    run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any
+) -> TrainedRun | FinetunedRun:
     """Continues a run where it stopped; the keywords are the options of ``gptloom resume``."""
     from gptloom.observe.terminal import quietly
     from gptloom.stages import resume as stage
+    from gptloom.stages.finetune.resume import is_finetuning, resume_finetuning
+
+    def go_on(resolved: Resolved[ResumeOptions]) -> TrainedRun | FinetunedRun:
+        if is_finetuning(Path(run)):
+            return resume_finetuning(resolved, callbacks)
+        return stage.resume(resolved, callbacks)
 
     with quietly(bool(options.get("quiet"))):
-        return call(ResumeOptions, lambda resolved: stage.resume(resolved, callbacks), {"run": run, **options})
+        return call(ResumeOptions, go_on, {"run": run, **options})
 
 
 def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None:
@@ -64,11 +74,21 @@ def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None
 def run_resume(resolved: Resolved[ResumeOptions], out: Output) -> int | None:
     """Continues a run exactly where it stopped; with a larger budget, extends a finished one."""
     from gptloom.stages import resume as stage
+    from gptloom.stages.finetune.resume import is_finetuning, resume_finetuning
     from gptloom.stages.joining import speaks
     from gptloom.stages.pretrain import as_document
 
     yes = resolved.options.yes
-    result = stage.resume(resolved, confirm=lambda question: out.ask(question, yes) if out.at_terminal else yes)
+
+    def confirm(question: str) -> bool:
+        return out.ask(question, yes) if out.at_terminal else yes
+
+    if is_finetuning(Path(resolved.options.run)):
+        finetuned = resume_finetuning(resolved, confirm=confirm)
+        out.document(finetuned.as_dict())
+        show_run(finetuned, out)
+        return None
+    result = stage.resume(resolved, confirm=confirm)
     if stage.started_others(resolved) or not speaks():
         raise EndedElsewhere(0)
     out.document(as_document(result))

@@ -62,7 +62,7 @@ class MethodOptions(Options):
         [], description='parameters to train by name, e.g. "blocks.10.*" head; instead of --method'
     )
     classifier: Literal["logistic", "linear"] | None = Field(
-        None, description="feature: logistic regression, or the head trained by steps (default: logistic for classes)"
+        None, description="feature: scikit-learn's logistic regression, or the head on the task's loss (default: by task)"
     )
     pooling: Pooling | None = Field(
         None, description="whose hidden state stands for the text (default: the mean for feature, else by the model)"
@@ -127,7 +127,8 @@ class FinetuneOptions(
     valid_share: float = Field(0.1, gt=0, lt=1, description="without --valid: share of the rows that is held out")
     test: Annotated[list[str], Metavar("FILE")] = Field([], description="rows for the final figures only")
     tokenizer: str | None = Field(None, description="for a preset: tokenizer folder, file or name")
-    untrained: bool = Field(False, description="accept a preset, whose weights are random; --method full then")
+    untrained: bool = Field(False, description="accept a preset, whose weights are random")
+    fresh: bool = Field(False, description="random weights of the shape of BASE: what pretraining is worth")
     log: list[Literal["tensorboard", "csv", "wandb", "none"]] = Field(
         ["tensorboard"], description="where the event log is also written"
     )

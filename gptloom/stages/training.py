@@ -103,7 +103,7 @@ def train(run: Run, task: Task, model: Transformer, optimizer: Optimizer, callba
     hooks.append(_finish(saver))
     if task.band:
         hooks.append(Band(task.band, str(options.recipe)))
-    hooks += [_shown_to(reader) for reader in readers]
+    hooks += [shown_to(reader) for reader in readers]
     way_back = prepare_guard(run, task)
     try:
         fit(run, task.objective, way_back.batch, model, optimizer, [*hooks, *callbacks])
@@ -238,7 +238,7 @@ class Sample:
             run.emit("sample", prompt=prompt, text=text)
 
 
-def _shown_to(reader: Reader) -> Hook:
+def shown_to(reader: Reader) -> Hook:
     def show(event: dict[str, Any], run: Run) -> None:
         if "time" in event:  # was written; the loop also shows hooks steps that are not
             reader(event)

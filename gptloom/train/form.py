@@ -62,7 +62,9 @@ class WholeModel:
         return True
 
     def write(self, folder: Path, state: Mapping[str, Tensor], about: About) -> dict[str, str]:
-        return save_model(folder, state, about.config, tokenizer=about.tokenizer, lineage=about.lineage)
+        return save_model(
+            folder, state, about.config, tokenizer=about.tokenizer, lineage=about.lineage, task=about.task
+        )
 
     def open(self, folder: Path) -> StoredWeights:
         return StoredWeights(folder, read_config(folder))

@@ -1,9 +1,13 @@
-"""What becomes of memory that a training frees: glibc's malloc is told, since its own habits cost time or room."""
+"""Memory of a training: how much it held at most, and what becomes of what it frees (glibc's malloc is told)."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
+from pathlib import Path
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
 
@@ -32,3 +36,23 @@ def _mallopt() -> ctypes._NamedFuncPointer | None:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return None
     return ctypes.CDLL(None).mallopt
+
+
+def forget_peak(device: torch.device) -> None:
+    """From here on ``peak_memory`` is that of what comes; on a CPU only Linux can forget."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes held since ``forget_peak``: of the GPU, else of this process; None where nobody tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(kilobytes)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gptloom.config.errors import GuardStop, UserError
 from gptloom.data.batch import Batch
-from gptloom.data.ordered import OrderedBatches
 from gptloom.model.reference import finished_checkpoints
 from gptloom.train.checkpoint import forget_after, read_checkpoint
 from gptloom.train.diagnosis import diagnose
@@ -40,6 +39,22 @@ PROGRESS = (
 """What of a run's state belongs to the step it stands at."""
 
 
+class Place(Protocol):
+    """Where one example of a batch comes from."""
+
+    @property
+    def position(self) -> int:
+        """In the data order, counted from the start of the run."""
+
+
+class Batches(Protocol):
+    """The global batch of every step, as a pure function of (step, excluded positions)."""
+
+    def batch(self, step: int, excluded: Sequence[int] = ()) -> Batch: ...
+
+    def describe(self, step: int, excluded: Sequence[int] = ()) -> Sequence[Place]: ...
+
+
 class WayBack:
     """What a run needs to go back: batches that can leave windows out, and how a checkpoint is put back.
 
@@ -47,7 +62,7 @@ class WayBack:
     process. ``events``: those of the run so far.
     """
 
-    def __init__(self, batches: OrderedBatches, put_back: PutBack, events: Sequence[Event] = ()) -> None:
+    def __init__(self, batches: Batches, put_back: PutBack, events: Sequence[Event] = ()) -> None:
         self.batches, self.put_back = batches, put_back
         self.excluded = excluded_windows(events)
         self.taken = [event["step"] for event in events if _to_step(event) is not None]

@@ -1,0 +1,1 @@
+"""Fine-tuning for tasks: a body that was pretrained, a head for the task, and what of both is trained."""

@@ -1,0 +1,266 @@
+"""Adopting a pretrained model: opened, given a head for the task, and told how its texts are framed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.finetune import FinetuneOptions
+from gptloom.config.model import ModelConfig, preset, preset_tokenizer
+from gptloom.config.task import HeadConfig, HeadKind, Inputs, Pooling, TaskConfig
+from gptloom.data.task_frame import FRAME, frame
+from gptloom.data.task_inputs import TaskInputs
+from gptloom.interop.bodies import ForeignModel, is_foreign, open_foreign, suggested_pooling
+from gptloom.interop.hub import resolve_model
+from gptloom.interop.open import open_model
+from gptloom.model.reference import Resolved as Reference
+from gptloom.model.transformer import Transformer
+from gptloom.observe.terminal import human_count, say
+from gptloom.stages.finetune.data import TaskData
+from gptloom.tokenizer import Tokenizer
+from gptloom.tokenizer.load import load_tokenizer
+
+KINDS: dict[str, HeadKind] = {"choice": "choice", "tokens": "tokens", "span": "span"}  # others: sequence
+DROPOUT = 0.1  # before the scores, as GPT-1 and BERT
+
+
+@dataclass(frozen=True)
+class Body:
+    """A model with a fresh head, in fp32 on the CPU, and all that turns an example into what it reads."""
+
+    model: Transformer | ForeignModel
+    tokenizer: Tokenizer
+    task: TaskConfig
+    head: HeadConfig
+    base_hash: str  # of the weights that it began with
+    path: Path | None  # of their folder
+    new_pooler: bool  # whether the base had none, and it is as new as the head
+
+    @property
+    def inputs(self) -> TaskInputs:
+        return TaskInputs(self.tokenizer, self.task, self.head)
+
+    @property
+    def next_words(self) -> bool:
+        """Whether the model can also be asked for next words."""
+        return isinstance(self.model, Transformer) and self.model.config.mask == "causal"
+
+    def depth_of(self, name: str) -> int:
+        """0 for embeddings, 1 ... L for blocks, L + 1 for what stands above them."""
+        if isinstance(self.model, ForeignModel):
+            return self.model.depth_of(name)
+        if name.startswith("blocks."):
+            return 1 + int(name.split(".")[1])
+        return 0 if "embedding" in name.partition(".")[0] else self.model.config.n_layer + 1
+
+
+def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
+    """Opens BASE and puts the head of the task on it; what is random in both comes from ``options.seed``.
+
+    ``dtype``: what another library's body computes in.
+
+    Raises:
+        UserError: nothing of that name, an untrained preset without --untrained, a base without tokenizer, texts that
+            have no room in its context.
+    """
+    reference = resolve_model(options.base)
+    opened, tokenizer = _open(reference, options, dtype)
+    inputs: Inputs = "bert" if opened.config.mask == "bidirectional" else "gpt1"
+    head = _head(options, data, opened)
+    new_tokens = inputs == "gpt1" and isinstance(opened, Transformer) and _trains_embeddings(options)
+    tokenizer, tokens = frame(tokenizer, inputs, new_tokens)
+    task = TaskConfig(
+        task=options.task,
+        labels=data.labels,
+        columns=data.columns,
+        inputs=inputs,
+        tokens=tokens,
+        max_length=opened.config.context,
+        cut=options.cut,
+        preprocess=tuple(options.preprocess),
+        metric=options.metric or "",
+        **_scale(data),
+    )
+    model = _with_head(opened, head, tokenizer.vocab_size, new_tokens, options)
+    body = Body(model, tokenizer, task, head, _hash(reference), reference.path, _lacks_pooler(opened, model))
+    _say_frame(body, new_tokens)
+    return _measured(body, options, data)
+
+
+def _open(
+    reference: Reference, options: FinetuneOptions, dtype: torch.dtype
+) -> tuple[Transformer | ForeignModel, Tokenizer]:
+    if reference.path is None:
+        return _untrained(str(reference.preset), options)
+    given = {"--untrained": options.untrained, "--tokenizer": options.tokenizer is not None}
+    if idle := [name for name, there in given.items() if there]:
+        what = f"{' and '.join(idle)} is for presets; this has weights and a tokenizer"
+        raise UserError(Problem(what, str(reference.path), "--fresh begins with random weights of its shape"))
+    if not is_foreign(reference.path):
+        return open_model(options.base, device="cpu", precision="fp32")
+    if options.fresh:
+        what = "--fresh: the body is another library's, which gptloom does not initialise"
+        raise UserError(Problem(what, str(reference.path), "a preset of ours with --untrained"))
+    return open_foreign(options.base, compute_dtype=dtype, dropout=options.dropout)
+
+
+def _untrained(name: str, options: FinetuneOptions) -> tuple[Transformer, Tokenizer]:
+    """A preset's shape, which ``_with_head`` fills with random weights."""
+    if not options.untrained:
+        mend = f"gptloom pretrain --model {name} --data FILE --out runs/{name}   (or --untrained: random weights)"
+        raise UserError(Problem(f"{name} is a preset: it has no trained weights", mend=mend))
+    published = options.tokenizer or preset_tokenizer(name)
+    if published is None:
+        what = f"{name} takes any tokenizer, and none was given"
+        raise UserError(Problem(what, "--tokenizer", "--tokenizer gpt2, or one by gptloom tokenizer train"))
+    tokenizer = load_tokenizer(published)
+    fields = {**preset(name), "vocab_size": tokenizer.vocab_size}
+    return Transformer.initialised(ModelConfig(**fields), options.seed), tokenizer
+
+
+def _head(options: FinetuneOptions, data: TaskData, model: Transformer | ForeignModel) -> HeadConfig:
+    kind = KINDS.get(options.task, "sequence")
+    decoder = model.config.mask == "causal"
+    classes = len(data.labels)
+    outputs = {"choice": 1, "span": 2}.get(kind, 1 if data.is_score else classes)
+    pooling, own_pooler = _pooling(options, model)
+    orders = 2 if options.task == "similar" and decoder else 1
+    # transformers' decoders have no bias where they score a text; a number or a mean needs one, and no class has those.
+    as_theirs = kind == "choice" or (kind == "sequence" and pooling == "last" and orders == 1 and not data.is_score)
+    return HeadConfig(
+        kind=kind,
+        n_labels=outputs,
+        pooling=pooling,
+        pooler=own_pooler and kind in ("sequence", "choice"),
+        orders=orders,
+        bias=not (decoder and as_theirs),
+        dropout=DROPOUT if options.dropout is None else options.dropout,
+    )
+
+
+def _pooling(options: FinetuneOptions, model: Transformer | ForeignModel) -> tuple[Pooling, bool]:
+    """Whose hidden state stands for a text, and whether the head puts a layer over it.
+
+    Frozen states are averaged: no single one was trained to stand for the whole.
+    """
+    if options.pooling is not None:
+        return options.pooling, False
+    if options.method == "feature":
+        return "mean", False
+    if isinstance(model, ForeignModel):
+        return suggested_pooling(model)
+    return ("last", False) if model.config.mask == "causal" else ("first", False)
+
+
+def _trains_embeddings(options: FinetuneOptions) -> bool:
+    """Whether rows that are added to the vocabulary would learn anything."""
+    if options.train:
+        return any(pattern.startswith(("embedding", "*")) for pattern in options.train)
+    return options.method == "full"
+
+
+def _say_frame(body: Body, new_tokens: bool) -> None:
+    if body.task.inputs == "gpt1":
+        own = (
+            "three new tokens, learned now"
+            if new_tokens
+            else "its end-of-text token and $, since embeddings are frozen"
+        )
+        say(f"texts are framed as GPT-1's, by {own}")
+
+
+def _scale(data: TaskData) -> dict[str, Any]:
+    """Mean and deviation of the training scores: the head starts at the mean, whatever the scale."""
+    if not data.is_score:
+        return {}
+    scores = torch.tensor([example.label for example in data.train], dtype=torch.float64)
+    return {"score_mean": float(scores.mean()), "score_std": float(scores.std(correction=0)) or 1.0}
+
+
+def _with_head(
+    opened: Transformer | ForeignModel, head: HeadConfig, n_ids: int, new_tokens: bool, options: FinetuneOptions
+) -> Transformer | ForeignModel:
+    """``opened`` under a configuration with the head; what is new in it comes from the seed."""
+    if isinstance(opened, ForeignModel):
+        opened.add_head(head, options.seed)
+        return opened
+    old = opened.config
+    changes: dict[str, Any] = {"task_head": head, "masked_head": False, "pair_head": False}
+    changes["vocab_size"] = max(old.vocab_size, n_ids)
+    if old.mask == "bidirectional" and head.pooling == "first" and head.kind in ("sequence", "choice"):
+        changes["pooler"] = True  # a body pretrained without pairs has none yet
+    if options.dropout is not None:
+        changes |= {"dropout": options.dropout, "attention_dropout": options.dropout}
+    if not old.tied_head and old.masked_head:
+        changes["tied_head"] = True  # its output matrix goes with the head for masked words
+    model = Transformer.initialised(ModelConfig(**{**old.model_dump(), **changes}), options.seed)
+    if options.fresh or options.untrained:
+        return model
+    with torch.no_grad():
+        state = opened.state_dict()
+        for name, parameter in model.named_parameters():
+            if name.startswith("task_head.") or name not in state:
+                continue
+            stored = state[name]
+            parameter[: len(stored)].copy_(stored)
+            if new_tokens and name == "embedding.weight":  # N(0, 0.02), as GPT-1 (train.py)
+                drawn = torch.Generator().manual_seed(options.seed)
+                first = n_ids - len(FRAME) - 1
+                fresh = parameter[min(first, len(stored)) :]
+                fresh.copy_(torch.empty(fresh.shape).normal_(std=0.02, generator=drawn))
+    return model
+
+
+def _lacks_pooler(opened: Transformer | ForeignModel, model: Transformer | ForeignModel) -> bool:
+    return isinstance(model, Transformer) and model.config.pooler and not opened.config.pooler
+
+
+def _measured(body: Body, options: FinetuneOptions, data: TaskData) -> Body:
+    """With rows as long as the longest example needs, as far as the context reaches."""
+    context = body.task.max_length
+    limit = min(options.max_length or context, context)
+    if options.max_length is not None and options.max_length > context:
+        what = f"--max-length {options.max_length} is more than the context of the body, {context}"
+        raise UserError(Problem(what, str(options.base), f"--max-length {context} or less"))
+    body = _of_length(body, limit)
+    sides = {"training": data.train, "validation": data.valid, "test": data.test}
+    for side, examples in sides.items():
+        cut = [one for one in body.inputs.encode(examples) if one.cut]
+        if cut:
+            where = {"span": "the context loses its", "choice": "the question loses its"}.get(
+                options.task, "they lose their"
+            )
+            lost = sum(one.cut for one in cut)
+            say(
+                f"{len(cut):,} of {len(examples):,} {side} rows are longer than {limit} tokens: {where} {options.cut}, "
+                f"{human_count(lost)} tokens in all (first: {cut[0].where})"
+            )
+    return body
+
+
+def _of_length(body: Body, length: int) -> Body:
+    task = body.task.model_copy(update={"max_length": length})
+    return replace(body, task=task)
+
+
+def _hash(source: Reference) -> str:
+    """SHA-256 (hex) of the weight files, or of the name where the weights come from a seed."""
+    digest = hashlib.sha256()
+    if source.path is None:
+        digest.update(str(source.preset).encode())
+        return digest.hexdigest()
+    for path in sorted(source.path.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Numbers that the model is made of."""
+    return sum(parameter.numel() for parameter in model.parameters())

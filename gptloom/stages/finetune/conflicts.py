@@ -1,0 +1,81 @@
+"""Options of a fine-tuning that exclude each other, or that would do nothing: all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.finetune import FinetuneOptions
+from gptloom.config.resolve import Resolved
+from gptloom.stages.finetune.features import uses_features
+from gptloom.stages.finetune.part import LORA_OPTIONS
+
+STEPS = (  # what only a training by steps heeds
+    *("micro_batch", "lr", "layer_decay", "weight_decay", "beta1", "beta2", "epsilon", "clip", "warmup", "lm_weight"),
+    *("batch_size", "patience", "max_steps", "max_epochs", "max_minutes", "max_train_tokens"),
+    *("log_every", "eval_every", "save_every", "limit_batches", "keep", "log", "compile", "dropout"),
+)
+PAIRED = ("entail", "similar", "span", "regress", "choice")
+
+
+def check_options(resolved: Resolved[FinetuneOptions]) -> None:
+    """UserError with every conflict."""
+    problems = [*_about_method(resolved), *_about_task(resolved.options), *_about_many(resolved)]
+    if problems:
+        raise UserError(*problems)
+
+
+def _idle(resolved: Resolved[FinetuneOptions], names: tuple[str, ...], why: str) -> Iterator[Problem]:
+    for name in names:
+        if resolved.given(name):
+            yield Problem(f"--{name.replace('_', '-')}: {why}", mend="leave it out")
+
+
+def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
+    options = resolved.options
+    if options.train and resolved.given("method"):
+        yield Problem("--train and --method: both say what is trained", mend="one of them")
+    method = "train" if options.train else options.method
+    if method not in ("lora", "all"):
+        yield from _idle(resolved, LORA_OPTIONS, "is for --method lora")
+    if method not in ("last", "all"):
+        yield from _idle(resolved, ("layers",), "is for --method last")
+    if method not in ("feature", "all"):
+        yield from _idle(resolved, ("classifier",), "is for --method feature")
+    if uses_features(options):
+        yield from _idle(resolved, STEPS, "nothing is trained by steps with --method feature")
+        if options.classifier != "linear" and options.label_smoothing:
+            yield Problem("--label-smoothing: logistic regression has none", mend="--classifier linear")
+    if options.classifier == "logistic" and options.task in ("choice", "regress", "span"):
+        yield Problem(f"--classifier logistic: {options.task} has no classes to regress on", mend="--classifier linear")
+    if options.adapter is not None:
+        shape = ("rank", "alpha", "lora_dropout", "target_modules")
+        yield from _idle(resolved, shape, "the folder of --adapter says it")
+    if options.valid:
+        yield from _idle(resolved, ("valid_share",), "the rows of --valid are used")
+    if options.fresh and options.untrained:
+        yield Problem("--fresh and --untrained: a preset has random weights already", mend="--untrained")
+    if options.fresh and options.adapter is not None:
+        yield Problem("--fresh and --adapter: an adapter belongs to trained weights", mend="one of them")
+
+
+def _about_task(options: FinetuneOptions) -> Iterator[Problem]:
+    if options.second is not None and options.task not in PAIRED[:-1]:
+        mend = "--task entail or similar read two texts" if options.task == "classify" else "leave it out"
+        yield Problem(f"--second: {options.task} reads one text", mend=mend)
+    if options.choices and options.task != "choice":
+        yield Problem(f"--choices: {options.task} has none", mend="--task choice, or leave it out")
+    if options.start is not None and options.task != "span":
+        yield Problem(f"--start: {options.task} has no answer in a text", mend="--task span, or leave it out")
+    if options.label_smoothing and options.task == "regress":
+        yield Problem("--label-smoothing: a number has no classes", mend="leave it out")
+    if options.preprocess and options.task in ("tokens", "span"):
+        yield Problem(f"--preprocess: {options.task} needs each word where it stands", mend="leave it out")
+    if options.pooling is not None and options.task in ("tokens", "span"):
+        yield Problem(f"--pooling: {options.task} reads every token", mend="leave it out")
+
+
+def _about_many(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
+    options = resolved.options
+    if options.method == "all" and options.fresh:
+        yield Problem("--method all --fresh: frozen random features are of no use", mend="--method full --fresh")

@@ -1,0 +1,101 @@
+"""The labelled rows of a fine-tuning: read, checked against each other, and split where nobody has split them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.finetune import ColumnOptions, FinetuneOptions
+from gptloom.config.task import Columns
+from gptloom.data.columns import guess_columns
+from gptloom.data.splits import check_splits
+from gptloom.data.tables import Table, read_table
+from gptloom.data.task_examples import Example, read_examples
+from gptloom.observe.terminal import say
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Examples with settled labels; ``labels`` are the classes' names, () for numbers, choices and spans."""
+
+    train: list[Example]
+    valid: list[Example]
+    test: list[Example]
+    labels: tuple[str, ...]
+    columns: Columns
+    hash: str  # of the files' bytes, in order
+
+    @property
+    def is_score(self) -> bool:
+        """Whether each label is a number to be predicted."""
+        return isinstance(self.train[0].label, float)
+
+
+def read_task_data(options: FinetuneOptions) -> TaskData:
+    """All rows of --data, --valid and --test. Says what it took for what, and what is odd.
+
+    Raises:
+        UserError: every problem of every file at once.
+    """
+    tables = {side: _tables(getattr(options, side), options) for side in ("data", "valid", "test")}
+    columns, sentence = guess_columns(tables["data"][0], options.task, options)
+    say(sentence)
+    found = read_examples(tables["data"], options.task, columns, None, options.preprocess)
+    notes, problems = list(found.warnings), []
+    others: dict[str, list[Example]] = {}
+    for side in ("valid", "test"):
+        others[side] = []
+        if tables[side]:
+            try:
+                read = read_examples(tables[side], options.task, columns, found.labels, options.preprocess)
+                others[side], notes = read.examples, [*notes, *read.warnings]
+            except UserError as error:
+                problems += error.problems
+    found_there, warned = check_splits(found.examples, others["valid"], others["test"])
+    for note in [*notes, *warned]:
+        say(note)
+    if problems := [*problems, *found_there]:
+        raise UserError(*problems)
+    train, valid = found.examples, others["valid"]
+    if not valid:
+        train, valid = hold_out(train, options.valid_share, options.seed)
+        say(f"validation: {len(valid):,} of the rows, by --seed; equal texts are on one side")
+    if not train or not valid:
+        what = f"{len(train)} rows to train on and {len(valid)} for validation"
+        raise UserError(Problem(what, ", ".join(options.data), "more rows, or --valid FILE"))
+    paths = [path for side in ("data", "valid", "test") for path in getattr(options, side)]
+    return TaskData(train, valid, others["test"], found.labels, columns, files_hash(paths))
+
+
+def _tables(paths: Sequence[str], options: ColumnOptions) -> list[Table]:
+    declared = [name for name in (options.text, options.second, options.label, options.start) if name is not None]
+    return [read_table(path, options.header, [*declared, *options.choices]) for path in paths]
+
+
+def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(training, validation): about ``share`` of the texts, each drawn by itself, so that equal ones stay together."""
+    bound = int(share * 2**32)
+    held = [_text_hash(example, seed) < bound for example in examples]
+    return (
+        [example for example, out in zip(examples, held, strict=True) if not out],
+        [example for example, out in zip(examples, held, strict=True) if out],
+    )
+
+
+def _text_hash(example: Example, seed: int) -> int:
+    """32 bits of the texts and the seed."""
+    text = "\x1f".join(example.texts)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(8, "little"))
+    return int.from_bytes(digest.digest()[:4], "little")
+
+
+def files_hash(paths: Sequence[str]) -> str:
+    """SHA-256 (hex) of the content of the files, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

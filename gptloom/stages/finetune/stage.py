@@ -1,0 +1,90 @@
+"""Fine-tuning a pretrained model for a task: one run, several seeds of one, or every method beside the others."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.finetune import FinetuneOptions
+from gptloom.config.resolve import Resolved, write_config
+from gptloom.observe.terminal import say
+from gptloom.stages.claim import Claim
+from gptloom.stages.finetune.comparison import Comparison, compare_runs
+from gptloom.stages.finetune.conflicts import check_options
+from gptloom.stages.finetune.data import TaskData, read_task_data
+from gptloom.stages.finetune.features import fit_features, uses_features
+from gptloom.stages.finetune.learning import count_steps
+from gptloom.stages.finetune.part import part_sentence
+from gptloom.stages.finetune.result import FinetunedRun
+from gptloom.stages.finetune.training import CONFIG, plan_run, train_one
+from gptloom.train.run import Hook
+
+
+@dataclass(frozen=True)
+class FinetuneDryRun:
+    """What ``--dry-run`` found: the options as they would be, and what is trained on what."""
+
+    resolved: Resolved[FinetuneOptions]
+    sentence: str
+    examples: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"options": self.resolved.as_dict("finetune"), "trained": self.sentence, "examples": self.examples}
+
+
+def finetune(
+    resolved: Resolved[FinetuneOptions], callbacks: Sequence[Hook] = ()
+) -> FinetunedRun | Comparison | FinetuneDryRun:
+    """Fine-tunes BASE for a task.
+
+    Raises UserError, before anything is written, when the options, the rows or the model do not allow it. ``callbacks``
+    are hooks, called after the run's own.
+    """
+    check_options(resolved)
+    options = resolved.options
+    data = read_task_data(options)
+    folder = Path(options.out or default_folder(options))
+    if options.dry_run:
+        return _foresee(resolved, data)
+    if options.method == "all" or options.seeds is not None:
+        return compare_runs(resolved, data, folder, callbacks, finetune_one)
+    return finetune_one(resolved, data, folder, callbacks)
+
+
+def finetune_one(
+    resolved: Resolved[FinetuneOptions], data: TaskData, folder: Path, callbacks: Sequence[Hook] = ()
+) -> FinetunedRun:
+    """One method, one seed."""
+    plan = plan_run(resolved, data)
+    with Claim(folder, resolved.options.overwrite) as claim:
+        claim.take()
+        write_config(folder / CONFIG, plan.resolved, "finetune")
+        if uses_features(plan.options):
+            fit_features(plan, claim, callbacks)
+        else:
+            train_one(plan, claim, callbacks)
+    return FinetunedRun(folder)
+
+
+def default_folder(options: FinetuneOptions) -> str:
+    """runs/finetune-NAME-DATE, NAME being that of the first file."""
+    name = Path(options.data[0]).name.split(".")[0] or "rows"
+    return f"runs/finetune-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData) -> FinetuneDryRun:
+    """Everything up to the first step, with nothing written; how long a step takes is not measured."""
+    method = "full" if resolved.options.method == "all" else resolved.options.method
+    plan = plan_run(
+        Resolved(resolved.options.model_copy(update={"method": method}), resolved.sources, resolved.rules), data
+    )
+    sentence = part_sentence(plan.body)
+    say(sentence)
+    examples = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
+    if plan.options.max_minutes is None and not uses_features(plan.options):
+        steps = count_steps(plan.options, plan.batches, 1.0)
+        say(f"{steps.steps:,} steps ({steps.rule}), {plan.batches.tokens_per_step:,} tokens each")
+    return FinetuneDryRun(plan.resolved, sentence, examples)
