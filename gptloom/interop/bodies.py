@@ -23,6 +23,7 @@ from gptloom.model.layouts import LAYOUTS
 from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION, read_lineage
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
+from gptloom.observe.terminal import say
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -38,6 +39,7 @@ __all__ = [
 
 HEAD_FILE = "task_head.safetensors"
 SHARD_SIZE = "5GB"
+FP32_ONLY = ("deberta",)  # fills bf16 scores with the lowest number of fp32 (transformers 5.23); its successor does not
 WRITE_TOKENIZER = (
     "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{}').save_pretrained('{}')\""
 )
@@ -95,12 +97,16 @@ def open_body(
     """The body of a model folder, whatever heads are stored with it, by the class of ``transformers`` for it.
 
     Of an encoder-decoder it is the encoder. A pooler that is not stored is left out, so that no fresh numbers pass for
-    trained ones. ``head`` and tokenizer: see ``open_foreign``.
+    trained ones. For the arguments see ``open_foreign``.
 
     Raises:
         UserError: no ``transformers``, or none with such a model; pickled, damaged or missing weights; no body for text.
     """
     body = _body_of(folder, dropout)
+    kind = body.config.model_type
+    if kind in FP32_ONLY and compute_dtype != torch.float32:
+        say(f"{kind}: its code in transformers fails in lower precision, so it computes in fp32")
+        compute_dtype = torch.float32
     try:
         model = ForeignModel(body, compute_dtype=compute_dtype)
     except (ValueError, AttributeError) as error:

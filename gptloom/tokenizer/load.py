@@ -208,7 +208,8 @@ def _eot_token(path: Path, kind: str, settings: dict[str, Any], config: dict[str
     Without either BERT's ``[SEP]`` and GPT-1's line end.
     """
     vocab = settings["model"].get("vocab", {})
-    known = {*vocab, *(token["content"] for token in settings.get("added_tokens", ()))}
+    tokens = vocab if isinstance(vocab, dict) else (entry[0] for entry in vocab)  # Unigram: [token, score]
+    known = {*tokens, *(token["content"] for token in settings.get("added_tokens", ()))}
     usual = {"wordpiece": spelling(config.get("sep_token")) or SEP, "gpt1": LINE_END}.get(kind)
     token = END_OF_TEXT if END_OF_TEXT in known else spelling(config.get("eos_token")) or usual
     if not token:

@@ -99,7 +99,8 @@ class Tokenizer:
         if kind != "gpt1":  # whose end of text is a line end, which a text may hold too
             self.special_tokens.setdefault(eot_token, self._vocab[eot_token])
         self.eot_id = self._vocab[eot_token]
-        self.unk_id = self._vocab.get(self._json["model"].get("unk_token"))
+        model = self._json["model"]
+        self.unk_id = model["unk_id"] if model.get("type") == "Unigram" else self._vocab.get(model.get("unk_token"))
         pad_id = self._named("pad_token", PAD)
         self.pad_id = None if pad_id == self.eot_id else pad_id
         self.cls_id, self.sep_id, self.mask_id = (self._named(f"{role}_token") for role in ("cls", "sep", "mask"))
