@@ -19,6 +19,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.task import HeadConfig
 from gptloom.interop.companions import LABELS, generation_of, source_tokenizer, take_along
+from gptloom.interop.export.source import tokenizer_folder
 from gptloom.interop.peft import TASK_TYPES, WEIGHTS, open_weights, read_adapter, stored_whole
 from gptloom.interop.peft_config import read_description
 from gptloom.model.folder import CONFIG_FILE, read_json, write_json
@@ -42,7 +43,8 @@ def merged_folder(adapter: Path, resolve: Resolve) -> Path:
         UserError: as ``base_of`` and ``merged_model``.
     """
     base = base_of(adapter, resolve)
-    files = [adapter / ADAPTER_CONFIG, adapter / WEIGHTS, *sorted(base.iterdir())]
+    assert base.path is not None
+    files = [adapter / ADAPTER_CONFIG, adapter / WEIGHTS, *sorted(base.path.iterdir())]
     key = tuple((str(path.resolve()), path.stat().st_mtime_ns) for path in files if path.is_file())
     if key not in _made:
         place = Path(mkdtemp(prefix="gptloom-adapter-"))
@@ -76,8 +78,8 @@ def merged_model(adapter: Path, base: Path) -> tuple[Transformer, ModelConfig]:
     return model.requires_grad_(True).eval(), config
 
 
-def base_of(adapter: Path, resolve: Resolve) -> Path:
-    """The model folder that ``adapter`` belongs on: by a path from the adapter's folder, from here, or by a hub's name.
+def base_of(adapter: Path, resolve: Resolve) -> Resolved:
+    """The trained model that ``adapter`` belongs on: by a path from the adapter's folder, from here, or by a hub's name.
 
     Raises:
         UserError: it names none, or none that is found, or one that is no trained model.
@@ -130,15 +132,13 @@ def _is_here(text: str) -> bool:
     return path is not None and path.is_dir()
 
 
-def _trained(reference: str, resolve: Resolve, where: str) -> Path:
-    """The model folder of a reference; adapters on adapters are refused, for one may lead back to another."""
+def _trained(reference: str, resolve: Resolve, where: str) -> Resolved:
+    """What a reference names; adapters on adapters are refused, for one may lead back to another."""
     path = path_of(reference)
     if path is not None and (path / ADAPTER_CONFIG).is_file():
         mend = f"gptloom export {reference} --to hf --out FOLDER, then FOLDER as the base"
         raise UserError(Problem(f"the base {reference} is an adapter itself", where, mend))
-    found = resolve(reference).path
-    assert found is not None, "a folder or a model of the hub is no preset"
-    return found
+    return resolve(reference)
 
 
 def _shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
@@ -165,7 +165,9 @@ def _own_head(adapter: Path, told: Any) -> HeadConfig | None:
         raise UserError(Problem(what, str(adapter / LINEAGE_FILE), "copy the folder again")) from None
 
 
-def _write(adapter: Path, base: Path, result: Path) -> None:
+def _write(adapter: Path, source: Resolved, result: Path) -> None:
+    base, words = source.path, tokenizer_folder(source)
+    assert base is not None
     model, config = merged_model(adapter, base)
     own = source_tokenizer(adapter)
     new_head = config.task_head != read_config(base).task_head
@@ -174,13 +176,13 @@ def _write(adapter: Path, base: Path, result: Path) -> None:
         result,
         model,
         config,
-        tokenizer=own or source_tokenizer(base),
+        tokenizer=own or source_tokenizer(words),
         generation=generation_of(base),
         lineage=read_lineage(adapter).get("lineage") or {"stage": "adapter", "parents": parents},
         task=own_task(adapter) or (None if new_head else own_task(base)),
     )
     described = read_json(result / CONFIG_FILE)
-    take_along(base, result, own_tokenizer=own is None)
+    take_along(base, result, own_tokenizer=own is None and words == base)
     if new_head:  # whose classes are not called as the base's are
         labels = {name: described[name] for name in LABELS if name in described}
         kept = {name: value for name, value in read_json(result / CONFIG_FILE).items() if name not in LABELS}

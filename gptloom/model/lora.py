@@ -73,12 +73,13 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., I] -> [..., O]."""
-        y = F.linear(x, self.weight, self.bias)
-        thin = F.linear(self.lora_dropout(x), self.lora_a)
-        # One call scales, multiplies and adds: no [N, O] is written only to be added.
-        added = torch.addmm(y.flatten(0, -2), thin.flatten(0, -2), self.lora_b.t(), alpha=self.scale)
-        return added.view(y.shape)
+        """x [N, I] or [..., N, I] -> the same with O."""
+        rows = x.flatten(0, -2)
+        y = F.linear(rows, self.weight, self.bias)
+        thin = F.linear(self.lora_dropout(rows), self.lora_a)
+        # Into y itself, scaled on the way: no second [N, O] is written. Autocast does not look into such calls.
+        y = y.addmm_(thin, self.lora_b.t().to(thin.dtype), alpha=self.scale)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def merged(self) -> nn.Linear:
         """The plain layer that computes the same, its matrix summed in fp32 at least."""

@@ -320,6 +320,20 @@ def test_the_base_is_looked_for_beside_the_adapter_first(
     assert open_model("adapter")[0].config.vocab_size == config.vocab_size + 1
 
 
+def test_a_base_may_be_a_step_of_a_run(gpt2: Path, adapter: Path, tmp_path: Path) -> None:
+    step = tmp_path / "run" / "checkpoints" / "step-00000007"
+    shutil.copytree(gpt2, step / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # lie with the run alone
+        (tmp_path / "run" / "tokenizer").mkdir(exist_ok=True)
+        (step / "model" / name).rename(tmp_path / "run" / "tokenizer" / name)
+    (step / "state.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "run" / "state.json").write_text("{}", encoding="utf-8")
+    expected, tokenizer = open_model(adapter, device="cpu", precision="fp32")
+    change(adapter, base_model_name_or_path="../run@7")
+    found, same = open_model(adapter, device="cpu", precision="fp32")
+    assert torch.equal(found(IDS), expected(IDS)) and same.hash == tokenizer.hash
+
+
 def test_a_base_that_is_nowhere_is_one_clear_error(adapter: Path, gpt2: Path) -> None:
     change(adapter, base_model_name_or_path="../gone/base model")
     with pytest.raises(UserError) as caught:

@@ -189,6 +189,18 @@ def test_a_step_with_bf16_copies_moves_the_fp32_masters_of_the_adapters_alone() 
     assert all(masters.tensors[name].dtype == torch.float32 for name in with_gradient)
 
 
+def test_it_works_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer = filled(LoraLinear(nn.Linear(6, 5), rank=3, alpha=4.5, dropout=0.0))
+    x = torch.randn(2, 7, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), layer(x), rtol=0.02, atol=0.02)  # bf16 has 8 bits
+    found.float().sum().backward()
+    assert layer.lora_b.grad is not None and layer.lora_b.grad.dtype == torch.float32
+
+
 def test_one_compiled_code_object_serves_all_blocks() -> None:
     model = transformer(n_layer=4)
     add_lora(model, LoraConfig(target_modules=("all",)), 0)

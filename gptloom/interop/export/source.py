@@ -81,14 +81,15 @@ def open_source(reference: str) -> StoredModel:
         raise UserError(Problem(what, mend=f"gptloom pretrain --model {name} --data FILE --out runs/{name}"))
     config = read_config(resolved.path)
     StoredWeights(resolved.path, config)  # a UserError names every damaged, missing, left-over and misshapen tensor
-    folder = _tokenizer_folder(resolved)
+    folder = tokenizer_folder(resolved)
     tokenizer = source_tokenizer(folder)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, str(resolved.path))
     return StoredModel((resolved.run or resolved.path).absolute().name, resolved.path, config, tokenizer, folder)
 
 
-def _tokenizer_folder(resolved: Resolved) -> Path:
+def tokenizer_folder(resolved: Resolved) -> Path:
+    """Where the tokenizer of a model on disk lies; a run's checkpoints may leave it to the run."""
     assert resolved.path is not None
     if resolved.run is not None and not (resolved.path / TOKENIZER_FILE).is_file():
         inside = resolved.run / "tokenizer"
