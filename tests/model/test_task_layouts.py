@@ -253,7 +253,7 @@ def test_classes_without_a_name_are_called_as_transformers_does(tmp_path: Path, 
     assert found is not None and found.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
-def test_a_strangers_decoder_does_not_say_how_a_text_ends(tmp_path: Path, by_bytes: Tokenizer) -> None:
+def test_a_strangers_decoder_that_does_not_say_how_a_text_ends(tmp_path: Path, by_bytes: Tokenizer) -> None:
     strangers(tmp_path / "m", preset("gpt2"), LAST)
     by_bytes.save(tmp_path / "m")
     edit(tmp_path / "m", "config.json", problem_type="multi_label_classification")
@@ -261,8 +261,15 @@ def test_a_strangers_decoder_does_not_say_how_a_text_ends(tmp_path: Path, by_byt
         read_task(tmp_path / "m")
     problems = [problem.what for problem in caught.value.problems]
     assert len(problems) == 2
-    assert "GPT2ForSequenceClassification reads a text's last token" in problems[0]
+    assert "GPT2ForSequenceClassification without a tokenizer that ends a text" in problems[0]
     assert "one label a text" in problems[1]
+
+
+def test_a_strangers_decoder_whose_tokenizer_does(tmp_path: Path, by_bytes: Tokenizer) -> None:
+    strangers(tmp_path / "m", preset("gpt2"), LAST)
+    framed(by_bytes, TASK.tokens, segments=False).save(tmp_path / "m")
+    found = read_task(tmp_path / "m")
+    assert found is not None and (found.inputs, found.tokens) == ("gpt1", TASK.tokens)
 
 
 # ---- framing -------------------------------------------------------------------------------------------------------------
