@@ -16,6 +16,8 @@ from gptloom.evaluation.task_metrics import TaskReport
 from gptloom.observe.glossary import higher_is_better, written
 
 CHANCE = 0.05
+LEFT_OUT = ("precision_macro", "recall_macro", "precision_weighted", "recall_weighted", "f1_weighted")
+"""Of classes: a table has room for a few figures; the JSON document has all."""
 BY_ANSWERS = ("classify", "entail", "similar", "choice")
 """Tasks whose answers are right or wrong as a whole, so that McNemar's test applies."""
 
@@ -104,7 +106,7 @@ class Comparison:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Names of columns, and a row for each model and for the baseline: score and interval of each metric."""
-        metrics = [name for name in self._any.metrics if not name.endswith("_weighted")]
+        metrics = [name for name in self._any.metrics if name == self.metric or name not in LEFT_OUT]
         rows = [
             [name, *(_with_interval(report, metric) for metric in metrics)] for name, report in self.reports.items()
         ]
@@ -215,7 +217,7 @@ def _with_interval(report: TaskReport, metric: str) -> str:
     if metric not in report.metrics:
         return ""
     spread = report.intervals.get(metric)
-    within = f" ({'–'.join(written(metric, edge).removesuffix(' %') for edge in spread)})" if spread else ""
+    within = f" ({' to '.join(written(metric, edge).removesuffix(' %') for edge in spread)})" if spread else ""
     return written(metric, report.metrics[metric]) + within
 
 

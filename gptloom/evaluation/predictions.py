@@ -15,7 +15,7 @@ from gptloom.config.files import write_text
 from gptloom.config.task import TaskConfig
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
-from gptloom.evaluation.task_metrics import TaskReport, choices_of, evaluate_task
+from gptloom.evaluation.task_metrics import TaskReport, evaluate_task
 
 if TYPE_CHECKING:
     from gptloom.generation.classifier import Classifier, Prediction
@@ -53,7 +53,7 @@ class Predicted:
         """Scores have no confidence, and tags and spans no probabilities to show."""
         probabilities = said.probabilities or {}
         if self.task.task == "choice":
-            answer: Any = choices_of(self.task, example)[said.answer]
+            answer: Any = example.texts[1 + said.answer]
             probabilities = {str(place): p for place, p in enumerate(probabilities.values(), start=1)}
         else:
             answer = round(said.answer, DIGITS) if self.task.is_score else said.answer

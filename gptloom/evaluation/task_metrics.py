@@ -186,7 +186,7 @@ def _outcomes(task: TaskConfig, examples: Sequence[Example], predictions: Sequen
         return NumberOutcomes(np.array(truth, np.float64), np.array(answers, np.float64))
     if task.task == "choice":
         right, chosen = [example.label for example in examples], [said.answer for said in predictions]
-        choices = [len(choices_of(task, example)) for example in examples]
+        choices = [len(example.texts) - 1 for example in examples]
         return ChoiceOutcomes(np.array(right, np.int64), np.array(chosen, np.int64), np.array(choices, np.int64))
     places = {label: place for place, label in enumerate(task.labels)}
     probabilities = None
@@ -197,11 +197,6 @@ def _outcomes(task: TaskConfig, examples: Sequence[Example], predictions: Sequen
     return ClassOutcomes(np.array([places[label] for label in truth], np.int64), given, task.labels, probabilities)
 
 
-def choices_of(task: TaskConfig, example: Example) -> tuple[str, ...]:
-    """What could be chosen: the texts after the question and, where there is one, its second text."""
-    return example.texts[1 if task.columns.second is None else 2 :]
-
-
 def _truth(task: TaskConfig, example: Example) -> Any:
     """The right answer as a person would say it: a label, a score, the text of a choice or an answer, a list of tags."""
     label = example.label
@@ -210,7 +205,7 @@ def _truth(task: TaskConfig, example: Example) -> Any:
     if task.task == "span":
         return example.texts[0][label[0] : label[1]]
     if task.task == "choice":
-        return choices_of(task, example)[label]
+        return example.texts[1 + label]
     return float(label) if task.is_score else task.labels[label]
 
 
@@ -219,7 +214,7 @@ def _answer(task: TaskConfig, example: Example, said: Prediction) -> Any:
     if task.task == "tokens":
         return list(said.answer)
     if task.task == "choice":
-        return choices_of(task, example)[said.answer]
+        return example.texts[1 + said.answer]
     return float(said.answer) if task.is_score else said.answer
 
 

@@ -214,7 +214,7 @@ def test_a_comparison_says_whether_it_is_more_than_chance(run: Run) -> None:
     assert "good is better than never: +50.0 points (95 %: +35.0 to +65.0)" in out
     assert "More than chance at 40 rows, McNemar's p = 1.9e-06." in out
     assert "great less good: +0.0 points (95 %: +0.0 to +0.0) of accuracy. No more than chance" in out
-    assert "baseline: always" in out and "50.0 % (35.2–64.8)" in out
+    assert "baseline: always" in out and "50.0 % (35.2 to 64.8)" in out
     page = Path("c.md").read_text(encoding="utf-8")
     assert (
         page.count("| --- | --- |")
