@@ -86,6 +86,13 @@ def _own(name: str, choices: tuple[str, ...]) -> int | None:
     return same[0] if len(same) == 1 else None
 
 
+def keyed(choices: Any, label: Any) -> Any:
+    """The number from 0 of a ``label`` that is the key of a choice, in ``{"text": [...], "label": ["A", "B", ...]}`` as
+    ARC is published (where some rows have 1, 2, ... for keys); else the label."""
+    keys = choices.get("label") if isinstance(choices, dict) else None
+    return keys.index(label) if isinstance(keys, list) and label in keys else label
+
+
 def answer_and_start(cell: Any, start: Any) -> tuple[str | None, Any]:
     """The answer's text and where it is said to begin; of SQuAD's ``{"text": [...], "answer_start": [...]}`` and of
     lists of answers the first."""

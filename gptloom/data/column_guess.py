@@ -99,7 +99,7 @@ def guess_roles(task: Task, declared: Mapping[str, Any], facts: Sequence[Facts])
     return guess.roles
 
 
-def likely(task: Task, lacking: Mapping[str, Any], facts: Sequence[Facts]) -> dict[str, Any]:
+def likely(task: Task, lacking: Sequence[str], facts: Sequence[Facts]) -> dict[str, Any]:
     """For an example in a message: the columns that might be meant by the roles that are ``lacking``."""
     free = sorted(facts, key=lambda fact: -fact.words)
     found: dict[str, Any] = {}

@@ -156,7 +156,12 @@ def _not_obvious(table: Table, task: Task, roles: dict[str, Any], facts: Sequenc
     ]
     which = " and ".join(lacking)
     what = f"not obvious which column is the {which} ({table.how}); its columns, with a value of each:\n"
-    example = spelled(roles | likely(task, {role: roles.get(role) for role in lacking}, facts))
+    taken = [name for names in roles.values() for name in ([names] if isinstance(names, str) else names)]
+    free = [fact for fact in facts if fact.name not in taken]
+    if len(table.names) < len(NEEDED[task]):
+        mend = f"a table for {task} has a column for each of: {', '.join(NEEDED[task])}; commas or tabs between them"
+        return Problem(what + "\n".join(lines), where=table.path, mend=mend)
+    example = spelled(roles | likely(task, lacking, free))
     options = spelled(dict.fromkeys(lacking, "COLUMN"))
     more = "" if table.has_header else "; --header if the first row holds names"
     if task == "classify" and "text" in lacking and sum(fact.is_text for fact in facts) == 2:

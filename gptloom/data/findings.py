@@ -22,16 +22,17 @@ class Findings:
         self._kinds.setdefault(kind, []).append(Problem(what, where, mend))
 
     def problems(self) -> list[Problem]:
-        """At most a dozen, and one line more that counts what is not shown."""
+        """At most a dozen, with lines that count what is not shown."""
         shown: list[Problem] = []
+        left = 0  # of kinds that are not shown at all
         for kind, found in self._kinds.items():
+            if len(shown) >= SHOWN:
+                left += len(found)
+                continue
             shown += found[:SHOWN_OF_A_KIND]
             if len(found) > SHOWN_OF_A_KIND:
                 shown.append(Problem(f"and {len(found) - SHOWN_OF_A_KIND:,} more: {kind}"))
-        if len(shown) > SHOWN:
-            rest = list(self._kinds)[-1]
-            shown = [*shown[:SHOWN], Problem(f"and other problems, down to: {rest}")]
-        return shown
+        return [*shown, Problem(f"and {counted(left, 'problem')} of other kinds")] if left else shown
 
     def check(self) -> None:
         """Raises ``UserError`` with all of them where there are any."""

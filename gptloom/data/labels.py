@@ -14,6 +14,7 @@ from gptloom.data.header import number_of
 MOST_WHOLE_SCORES = 10  # a numeric column of a similarity with more different values holds scores
 FEWEST_ROWS = 5  # with which one class per row is a mistake
 LISTED_LABELS = 12
+NO_LABELS = ("nan", "none", "null", "-")  # how data frames and SNLI write that there is none
 
 Placed = tuple[str, Any]  # where a cell stands, and the cell
 
@@ -129,6 +130,11 @@ def _warn(counts: Counter[str], warnings: list[str]) -> None:
     rare = [name for name, count in counts.items() if count == 1]
     if rare and sum(counts.values()) >= 20:
         warnings.append(f"{counted(len(rare), 'class has', 'classes have')} one example: {first_few(sorted(rare), 5)}")
+    for name in counts:
+        if name.casefold() in ("nan", "none", "null"):
+            warnings.append(
+                f"a class is called {name!r} ({counted(counts[name], 'row')}): empty cells of a data frame?"
+            )
     folded: dict[str, list[str]] = {}
     for name in counts:
         folded.setdefault(name.casefold(), []).append(name)

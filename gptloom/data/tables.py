@@ -14,7 +14,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.findings import Findings
 from gptloom.data.header import is_header
-from gptloom.data.inputs import data_suffix, similar_names
+from gptloom.data.inputs import COMPRESSIONS, data_suffix, similar_names
 from gptloom.data.reading import open_bytes
 from gptloom.data.sheets import Sheet, parquet_rows, xlsx_rows
 
@@ -118,19 +118,19 @@ def _with_header(path: str, format: str, sheet: Sheet, header: bool | None, name
     names = [str(i + 1) for i in range(len(first))]
     if has_header:
         names = [str(cell).strip() if cell not in ("", None) else names[i] for i, cell in enumerate(first)]
-    _check_shape(path, names, sheet, has_header)
+    _check_shape(path, format, names, sheet, has_header)
     begin = int(has_header)
     return _with_names(path, format, Sheet(names, sheet.rows[begin:], sheet.places[begin:]), has_header)
 
 
-def _check_shape(path: str, names: Sequence[str], sheet: Sheet, has_header: bool) -> None:
+def _check_shape(path: str, format: str, names: Sequence[str], sheet: Sheet, has_header: bool) -> None:
     findings = Findings()
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         findings.add(
             "names", f"two columns are called {name!r}", f"{path}:{sheet.places[0]}", "name each column differently"
         )
     mend = "quote a cell that holds commas or line ends"
-    if path.removesuffix(".gz").endswith((".tsv", ".tab")):
+    if format == "tsv":
         mend = "a cell of a tsv holds no tab and no line end, quotes are letters there: save as csv"
     for cells, place in zip(sheet.rows, sheet.places, strict=True):
         if len(cells) != len(names):
@@ -156,12 +156,16 @@ def _decoded(path: str, raw: bytes) -> str:
         letter = error.object[error.start : error.start + 1]
         guess = f", {letter.decode('latin-1')!r} in latin-1" if letter >= b"\xa0" else ""
         name = Path(path)
+        unpack = ""
+        if name.suffix in COMPRESSIONS:
+            unpack, name = "unpack it, then ", name.with_suffix("")
         new = name.with_name(f"{name.stem}.utf8{name.suffix}")
+        convert = f"{unpack}iconv -f latin1 -t utf-8 {name} > {new}"
         raise UserError(
             Problem(
                 f"not UTF-8: byte 0x{letter.hex()}{guess}, at byte {error.start:,}",
                 where=f"{path}:{line}",
-                mend=f"iconv -f latin1 -t utf-8 {path} > {new} (cp1252 for files of Windows; editors: save as UTF-8)",
+                mend=f"{convert} (cp1252 for files of Windows; editors: save as UTF-8)",
             )
         ) from None
 

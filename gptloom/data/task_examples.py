@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from gptloom.config.task import Columns, Preprocess, Task, TaskConfig
-from gptloom.data.answers import answer_and_start, place_answer, right_choices
+from gptloom.data.answers import answer_and_start, keyed, place_answer, right_choices
 from gptloom.data.cells import tags_of, texts_of
 from gptloom.data.columns import check_columns, declared_names, guess_columns, with_roles
 from gptloom.data.example import Example, Examples
@@ -110,17 +110,24 @@ class _Reader:
         start = cells[columns.start] if columns.start is not None else None
         if self.task == "span":
             label, start = answer_and_start(label, start)
+        if self.task == "choice":
+            label = keyed(cells[columns.choices[0]], label)
         if self.task == "tokens" and columns.label is not None:
             label = tags_of(label, texts, columns.label, where, self.findings)
         return _Row(where, i, tuple(preprocess(text, self.steps) for text in texts), label, start)
 
     def _find_unlabelled(self, rows: Sequence[_Row]) -> None:
-        if not self.labelled:
-            return
+        column = self.columns.label
         mend = "an answer must be a piece of the context" if self.task == "span" else "delete the row or fill it in"
         for row in rows:
-            if row.label is None or (not isinstance(row.label, list) and label_name(row.label) is None):
-                self.findings.add("rows without a label", f"no label in column {self.columns.label!r}", row.where, mend)
+            if self.task != "tokens" and isinstance(row.label, list | dict):
+                what = (
+                    f"{column!r} holds {'a list' if isinstance(row.label, list) else 'an object'}: a row has one label"
+                )
+                self.findings.add("labels that are lists", what, row.where, "name another --label")
+            elif self.labelled and (row.label is None or label_name(row.label) is None):
+                nan = " (NaN)" if isinstance(row.label, float) else ""
+                self.findings.add("rows without a label", f"no label in column {column!r}{nan}", row.where, mend)
 
     def _settled(self, rows: Sequence[_Row]) -> tuple[Sequence[Any], tuple[str, ...]]:
         """The label of each row, and the names of the classes."""
@@ -139,7 +146,8 @@ class _Reader:
         if self.known is not None:
             return not self.known
         scores = holds_scores([cell for _, cell in placed])
-        self.notes.append(f"the labels of {self.columns.label!r} are taken as {'scores' if scores else 'classes'}")
+        kind = "scores" if scores else "classes (--task regress for scores)"
+        self.notes.append(f"the labels of {self.columns.label!r} are taken as {kind}")
         return scores
 
     def _classes(self, placed: Sequence[tuple[str, Any]]) -> tuple[list[int | None], tuple[str, ...]]:

@@ -56,6 +56,11 @@ def test_what_is_not_obvious_is_shown_with_a_value_of_each_column_and_the_option
     assert columns == Columns(text="4", label="2")
 
 
+def test_a_table_with_too_few_columns_says_what_it_lacks(tmp_path: Path) -> None:
+    said = refused(put(tmp_path / "a.csv", "text\na b c d\nd e f g\n"), "classify")
+    assert "which column is the label" in said and "a column for each of: text, label" in said
+
+
 def test_two_texts_are_no_text_to_classify(tmp_path: Path) -> None:
     rows = "".join(f"{i % 2},a title number {i},and its text number {i}\n" for i in range(30))
     said = refused(put(tmp_path / "a.csv", rows), "classify")

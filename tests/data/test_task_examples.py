@@ -165,7 +165,8 @@ def test_labels_that_training_has_not_seen_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), "nan", "-inf", "much"])
 def test_scores_must_be_finite_numbers(score: Any, tmp_path: Path) -> None:
     (problem,) = refused(tmp_path, "regress", labelled(1.5, score, 2.5))
-    assert problem.startswith(f"{tmp_path / 'a.jsonl'}:2: the score") or "no label" in problem
+    expected = "no label in column 'label' (NaN)" if isinstance(score, float) and score != score else "the score"
+    assert problem.startswith(f"{tmp_path / 'a.jsonl'}:2: {expected}")
 
 
 def test_an_empty_score_is_no_label_and_equal_scores_teach_nothing(tmp_path: Path) -> None:
@@ -173,9 +174,15 @@ def test_an_empty_score_is_no_label_and_equal_scores_teach_nothing(tmp_path: Pat
     assert "every score is 2" in refused(tmp_path, "regress", labelled(2, 2.0))[0]
 
 
+def test_a_label_is_no_list(tmp_path: Path) -> None:
+    (problem,) = refused(tmp_path, "classify", labelled("a", ["a", "b"], "b"))
+    assert "2: 'label' holds a list: a row has one label" in problem
+
+
 def test_odd_classes_are_warned_of(tmp_path: Path) -> None:
-    found = read(tmp_path, "classify", labelled(*["ham"] * 20, "Ham", "spam", "spam"))
-    assert "1 class has one example: Ham" in found.warnings
+    found = read(tmp_path, "classify", labelled(*["ham"] * 20, "Ham", "spam", "spam", "nan"))
+    assert "a class is called 'nan' (1 row): rows without a label?" in found.warnings
+    assert "2 classes have one example: Ham, nan" in found.warnings
     assert any("capitals only" in warning and "'Ham' (1 row)" in warning for warning in found.warnings)
 
 
@@ -241,9 +248,17 @@ def test_choices_in_columns_and_in_the_forms_of_other_libraries(tmp_path: Path) 
     columns = Columns(text="text", choices=("c1", "c2", "c3"), label="label")
     rows = [{"c1": "a", "c2": "b", "c3": "", "label": 1}, {"c1": "a", "c2": "b", "c3": "c", "label": 0}]
     assert [len(example.texts) - 1 for example in read(tmp_path, "choice", rows, columns).examples] == [2, 3]
-    lists = [{"text": ["x y", "z"], "label": ["A", "B"]}, '["x y", "z"]', "['x y', 'z']"]
+    lists = ['["x y", "z"]', "['x y', 'z']", ["x y", "z"]]
     found = read(tmp_path, "choice", [{"choices": cell, "label": "B"} for cell in lists], CHOICE)
     assert {example.texts[1:] for example in found.examples} == {("x y", "z")} and answers(found) == [1, 1, 1]
+
+
+def test_choices_with_keys_as_arc_is_published(tmp_path: Path) -> None:
+    rows = [
+        {"choices": {"text": ["x", "y"], "label": keys}, "label": right}
+        for keys, right in ((["A", "B"], "A"), (["1", "2"], "2"))
+    ]
+    assert answers(read(tmp_path, "choice", rows, CHOICE)) == [0, 1]
 
 
 def test_what_is_wrong_with_choices(tmp_path: Path) -> None:
