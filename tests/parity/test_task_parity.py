@@ -19,6 +19,7 @@ from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
 from gptloom.data.task_examples import Example
 from gptloom.data.task_inputs import TaskInputs
 from gptloom.generation.classifier import Classifier
+from gptloom.interop.classifiers import open_classifier
 from gptloom.model.layouts import layout_for
 from gptloom.model.store import load_model, save_model
 from gptloom.model.task_head import task_scores
@@ -250,6 +251,24 @@ def test_their_tokenizer_and_class_read_a_text_as_ours(family: str, kind: str, t
             firsts, seconds = map(list, zip(*pairs, strict=True))
             logits = model(**theirs(firsts, seconds, padding=True, return_tensors="pt")).logits
     assert relative(torch.stack(answers[:2]), logits) <= 1e-5
+
+
+def test_a_classifier_by_transformers_answers_here_as_there(tmp_path: Path) -> None:
+    theirs = of_transformers("bert", "sequence", tmp_path / "m")
+    described = json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))
+    named = {"id2label": {"0": "bad", "1": "so-so", "2": "good"}, "label2id": {"bad": 0, "so-so": 1, "good": 2}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(described | named), encoding="utf-8")
+    train_tokenizer("wordpiece", [TEXT], None).save(tmp_path / "m")
+    texts = ["the cat sat.", "a mat, on it's mat", "it's on the cat"]
+    found = open_classifier(f"hf:{tmp_path / 'm'}", device="cpu").classify(texts)
+    encoded = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = theirs(**encoded).logits.softmax(-1)
+    for answer, row in zip(found, wanted, strict=True):
+        assert answer.probabilities == pytest.approx(
+            dict(zip(("bad", "so-so", "good"), row.tolist(), strict=True)), abs=1e-5
+        )
+        assert answer.answer == ("bad", "so-so", "good")[int(row.argmax())]
 
 
 # ---- doors ---------------------------------------------------------------------------------------------------------------
