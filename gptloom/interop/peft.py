@@ -165,10 +165,14 @@ def _describe(
     rank, alpha = _most(ranks.values()), _most(alphas.values())
     modules = modules_of(config)
     whole = sorted({layout.written(name, config).rpartition(".")[0] for name in saved})
-    head = config.task_head
+    if config.task_head is None:
+        task_type = "CAUSAL_LM" if config.mask == "causal" else None
+    else:  # null: PEFT would put a head of its own there, where no class of transformers has this one
+        found = layout.task_class(config)
+        task_type = TASK_TYPES.get(found.kind) if found else None
     return {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES.get(head.kind) if head else "CAUSAL_LM" if config.mask == "causal" else None,
+        "task_type": task_type,
         "base_model_name_or_path": base.removeprefix("hf:"),
         "r": rank,
         "lora_alpha": alpha,

@@ -162,6 +162,19 @@ def test_a_new_pooler_comes_along(tmp_path: Path) -> None:
     torch.testing.assert_close(task_scores(opened, IDS), task_scores(model, IDS), **CLOSE)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "pooling"), [("gpt2", "mean"), ("gpt3", "last")])
+def test_what_no_class_of_transformers_computes_is_for_us_alone(family: str, pooling: Any, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", family)
+    lora = LoraConfig(2, 4.0)
+    model, tensors = adapted(base, lora, SEQUENCE.model_copy(update={"pooling": pooling}))
+    write_adapter(tmp_path / "adapter", tensors, model.config, lora, str(base))
+    told = json.loads((tmp_path / "adapter/adapter_config.json").read_text(encoding="utf-8"))
+    assert told["task_type"] is None
+    opened, _ = open_model(tmp_path / "adapter", device="cpu", precision="fp32")
+    torch.testing.assert_close(task_scores(opened, IDS), task_scores(model, IDS), **CLOSE)
+
+
 def test_names_say_no_more_than_they_must(tmp_path: Path) -> None:
     """A fused layer is one adapter of the sum of the ranks, scaled alike; the ends of names are PEFT's own way."""
     base = write_model(tmp_path / "base", "gpt2")
