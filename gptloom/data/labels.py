@@ -131,10 +131,8 @@ def _warn(counts: Counter[str], warnings: list[str]) -> None:
     if rare and sum(counts.values()) >= 20:
         warnings.append(f"{counted(len(rare), 'class has', 'classes have')} one example: {first_few(sorted(rare), 5)}")
     for name in counts:
-        if name.casefold() in ("nan", "none", "null"):
-            warnings.append(
-                f"a class is called {name!r} ({counted(counts[name], 'row')}): empty cells of a data frame?"
-            )
+        if name.casefold() in NO_LABELS:
+            warnings.append(f"a class is called {name!r} ({counted(counts[name], 'row')}): rows without a label?")
     folded: dict[str, list[str]] = {}
     for name in counts:
         folded.setdefault(name.casefold(), []).append(name)
