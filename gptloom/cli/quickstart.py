@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gptloom.stages.quickstart import Quickstart
 
 
+DOCSTRING = "Return the square root of a number."  # to try a classifier on
+
+
 def run_stages(resolved: Resolved[QuickstartOptions]) -> Quickstart:
     """Runs every stage of a GPT's life on one small text, and returns what was measured and the last stage's model."""
     from gptloom.stages.quickstart import quickstart
@@ -52,12 +55,16 @@ def _show_pipeline(result: Quickstart, out: Output) -> None:
 
 
 def _show_next(result: Quickstart, out: Output) -> None:
-    run = result.folder / result.stages[-1][1].run
-    commands = {
-        "gptloom pretrain --data yourfile.txt": "a GPT of your own text",
-        f"gptloom generate {run} --prompt {_quoted(result.record.corpus['prompts'][-1])}": "let this one write",
-        f"gptloom report {run}": "its curves and samples on a page",
-    }
+    commands = {"gptloom pretrain --data yourfile.txt": "a GPT of your own text"}
+    if result.writer is not None:
+        run = result.folder / result.writer.run
+        prompt = _quoted(result.record.corpus["prompts"][-1])
+        commands[f"gptloom generate {run} --prompt {prompt}"] = "let this one write"
+        commands[f"gptloom report {run}"] = "its curves and samples on a page"
+    for stage, made in result.stages:
+        if not stage.writes:
+            run = result.folder / made.run
+            commands[f'gptloom predict {run} --text "{DOCSTRING}"'] = "let this one tell where a docstring is from"
     width = max(map(len, commands))
     out.result("\nTry next:")
     for command, what in commands.items():

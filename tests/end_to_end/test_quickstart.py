@@ -25,6 +25,9 @@ def test_the_fast_quickstart_from_start_to_end(tmp_path: Path) -> None:
     assert all(0 <= share <= 1 for score in figures["examples"] for share in score["right"].values())
     said = ["Invented manual pages", "copied word for word:", "lzma", "not beaten", "kitchen.Oven.bake(self, dish,"]
     assert [words for words in said if words not in done.stderr] == []
+    classified = document["stages"]["classify"]["figures"]
+    assert len(classified["accuracies"]) == 5 and len(classified["families"]) >= 7
     folder = tmp_path / "runs" / "quickstart"
-    assert {path.name for path in folder.iterdir()} == {"base", "corpus", "quickstart.json", "samples.txt"}
+    runs = {"base", "classify-feature", "classify-full", "classify-random"}
+    assert {path.name for path in folder.iterdir()} == runs | {"corpus", "quickstart.json", "samples.txt"}
     assert (folder / "base" / "final" / "model.safetensors").is_file()

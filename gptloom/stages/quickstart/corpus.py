@@ -29,6 +29,15 @@ PAGE_PROMPT = "Help on module kitchen:"
 
 
 @dataclass(frozen=True)
+class Docstrings:
+    """Tables of docstrings, each with the family of its module, to train a classifier on and to measure it by."""
+
+    train: Path
+    held_out: Path
+    unread: frozenset[str]  # modules that are also held out of pretraining
+
+
+@dataclass(frozen=True)
 class QuickstartCorpus:
     """Training and validation text, their documents parted by ``DOCUMENT_SEPARATOR``, and what is known of them."""
 
@@ -41,6 +50,7 @@ class QuickstartCorpus:
     notes: tuple[str, ...]
     prompts: tuple[str, ...]  # to write from; the first is the one watched while training
     examples: tuple[HeldoutExample, ...]  # questions with one right answer; of a text of one's own none
+    docstrings: Docstrings | None = None  # labelled rows; of a text of one's own none
 
     @property
     def facts(self) -> dict[str, object]:
@@ -91,7 +101,15 @@ def _of_python(corpus: PythonCorpus) -> QuickstartCorpus:
         corpus.notes,
         (SAMPLE_PROMPT, PAGE_PROMPT),
         tuple(heldout_examples(corpus.folder)),
+        _docstrings(corpus),
     )
+
+
+def _docstrings(corpus: PythonCorpus) -> Docstrings | None:
+    """None where this Python carries too few of them for two families."""
+    if not corpus.counts["heldout_docstrings"]:
+        return None
+    return Docstrings(corpus.train_docstrings, corpus.heldout_docstrings, frozenset(corpus.held_out))
 
 
 def _share(counts: Mapping[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from gptloom.interop.open import load
 from gptloom.observe.machine import cores
 from gptloom.observe.terminal import human_time, say
 from gptloom.stages.quickstart import screen
+from gptloom.stages.quickstart.classify import classify_docstrings
 from gptloom.stages.quickstart.corpus import QuickstartCorpus, check_corpus, open_corpus
 from gptloom.stages.quickstart.pretrain import pretrain_base
 from gptloom.stages.quickstart.record import Record, open_record
@@ -29,7 +30,19 @@ CORPUS = "corpus"
 MACHINE = ("device", "precision", "threads", "compile")
 
 # Each builds on what those before it left. Together at most 8 minutes on two cores.
-STAGES = (Stage("pretrain", 3.0, "raw text", "next token", pretrain_base),)
+STAGES = (
+    Stage("pretrain", 3.0, "raw text", "next token", pretrain_base),
+    Stage(
+        "classify",
+        1.5,
+        "labelled docstrings",
+        "module family",
+        classify_docstrings,
+        after="pretrain",
+        any_text=False,
+        writes=False,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +57,16 @@ class Quickstart:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The model that the last stage made, ready to write."""
-        return load(str(self.folder / self.stages[-1][1].run))
+        """The model that the last stage made which makes one that writes, ready to write."""
+        assert self.writer is not None, "no stage that makes a model that writes is done"
+        model = load(str(self.folder / self.writer.run))
+        assert isinstance(model, LanguageModel)
+        return model
+
+    @property
+    def writer(self) -> StageResult | None:
+        """What the last stage left that makes a model that writes."""
+        return next((made for stage, made in reversed(self.stages) if stage.writes), None)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that was measured, as JSON values."""
@@ -56,13 +77,15 @@ def quickstart(resolved: Resolved[QuickstartOptions]) -> Quickstart:
     """Runs the stages asked for that are not done yet, saying what it does and finds.
 
     Stops early, with ``done`` False, when a stage was stopped by a signal; the same call goes on. UserError for unknown
-    stages, a folder that holds something else or was begun differently, and a text that cannot be used.
+    stages, those that need another text or an earlier stage, a folder that holds something else or was begun
+    differently, and a text that cannot be used.
     """
     begun = time.perf_counter()
     options = resolved.options
-    chosen = choose_stages(options.stages)
+    chosen = choose_stages(options.stages, options.corpus)
     check_corpus(options.corpus)
     record = open_record(options)
+    check_order(chosen, record.stages)
     waiting = [stage for stage in chosen if stage.name not in record.stages]
     for stage in chosen:
         if stage not in waiting:
@@ -72,20 +95,50 @@ def quickstart(resolved: Resolved[QuickstartOptions]) -> Quickstart:
     return Quickstart(record.folder, done, time.perf_counter() - begun, stages, record)
 
 
-def choose_stages(names: Sequence[str]) -> tuple[Stage, ...]:
-    """The stages of these names in the order of the pipeline, all of them for no name; UserError for unknown ones."""
-    known = [stage.name for stage in STAGES]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(*(Problem(f"there is no stage {name!r}", "stages", nearest(name, known)) for name in unknown))
-    return tuple(stage for stage in STAGES if not names or stage.name in names)
+def stages_of(corpus: str | None) -> tuple[Stage, ...]:
+    """The stages that can do with the corpus of this name (None: that of the running Python)."""
+    return tuple(stage for stage in STAGES if stage.any_text or corpus is None)
 
 
-def share_minutes(stage: Stage, minutes: float | None) -> float:
-    """The stage's part of ``minutes`` for all stages, also when only some are run; None: what it is made for."""
+def choose_stages(names: Sequence[str], corpus: str | None = None) -> tuple[Stage, ...]:
+    """The stages of these names in the order of the pipeline; for no name all that can do with the corpus.
+
+    UserError for unknown ones, and for those that need another corpus.
+    """
+    known, fitting = [stage.name for stage in STAGES], stages_of(corpus)
+    problems = [
+        Problem(f"there is no stage {name!r}", "stages", nearest(name, known)) for name in names if name not in known
+    ]
+    for stage in STAGES:
+        if stage.name in names and stage not in fitting:
+            what = f"{stage.name} needs {stage.data}, which only the text that Python carries has"
+            problems.append(Problem(what, "stages", "leave it out, or leave --corpus out"))
+    if problems:
+        raise UserError(*problems)
+    return tuple(stage for stage in fitting if not names or stage.name in names)
+
+
+def check_order(chosen: Sequence[Stage], done: Collection[str]) -> None:
+    """UserError when a stage begins with what another makes that is neither done nor chosen."""
+    there = {stage.name for stage in chosen} | set(done)
+    missing = [stage for stage in chosen if stage.after is not None and stage.after not in there]
+    if missing:
+        raise UserError(
+            *(
+                Problem(f"{s.name} begins with what {s.after} makes", "stages", f"--stages {s.after},{s.name}")
+                for s in missing
+            )
+        )
+
+
+def share_minutes(stage: Stage, minutes: float | None, corpus: str | None = None) -> float:
+    """The stage's part of ``minutes`` for all stages that can do with the corpus, also when only some are run.
+
+    None: what it is made for.
+    """
     if minutes is None:
         return stage.minutes
-    return minutes * stage.minutes / sum(other.minutes for other in STAGES)
+    return minutes * stage.minutes / sum(other.minutes for other in stages_of(corpus))
 
 
 def _run(stages: Sequence[Stage], resolved: Resolved[QuickstartOptions], record: Record) -> bool:
@@ -99,7 +152,10 @@ def _run(stages: Sequence[Stage], resolved: Resolved[QuickstartOptions], record:
     screen.say_yardsticks(yardsticks)
     machine = {name: getattr(options, name) for name in MACHINE if resolved.given(name)}
     for stage in stages:
-        minutes = share_minutes(stage, options.minutes)
+        if not stage.any_text and corpus.docstrings is None:
+            say(f"\n{stage.name} is left out: this Python carries too few docstrings")
+            continue
+        minutes = share_minutes(stage, options.minutes, options.corpus)
         length = "a trial run" if options.fast else f"about {human_time(60 * minutes)} of training"
         screen.say_heading(f"{stage.name}: {stage.objective} on {stage.data}, {length}")
         result = stage.work(Context(record.folder, corpus, yardsticks, minutes, options.fast, options.seed, machine))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gptloom.evaluation.copying import WINDOW, Copying
 from gptloom.evaluation.yardsticks import Yardstick
-from gptloom.observe.terminal import print_table, printable, say, terminal
+from gptloom.observe.terminal import human_time, print_table, printable, say, terminal
+from gptloom.stages.quickstart.accuracies import Accuracy, Row
 from gptloom.stages.quickstart.corpus import QuickstartCorpus
 from gptloom.stages.quickstart.examples import SHOTS, Score
 from gptloom.stages.quickstart.samples import TEMPERATURE, TOP_P, Sample
@@ -103,6 +104,33 @@ def say_scores(scores: Sequence[Score]) -> None:
     ]
     header = ("kind", "asked", *shots, "always the commonest answer")
     _say_table(header, rows, right=header[1:])
+
+
+def say_accuracies(found: Sequence[Accuracy], train: Sequence[Row], held_out: Sequence[Row], unread: int) -> None:
+    """How often each way tells the family of a held-out docstring right. ``unread``: docstrings that the base never read."""
+    say_heading("which module family is a docstring from?")
+    families = len({row.family for row in train})
+    modules = len({row.module for row in held_out})
+    say(
+        f"{len(train):,} docstrings of {families} families to learn from, {len(held_out):,} of {modules} other modules held"
+    )
+    say("out. Each goes without its heading and without the name of its module.")
+    header = ("", "right", "95 %", "never read", "training")
+    _say_table(header, [_accuracy_row(accuracy) for accuracy in found], right=header[1:])
+    say(
+        f"never read: the {unread:,} docstrings whose modules are held out of pretraining, too; the others the base has"
+    )
+    say("read, without being told their family.")
+
+
+def _accuracy_row(accuracy: Accuracy) -> tuple[str, ...]:
+    return (
+        accuracy.name,
+        f"{accuracy.share:.1%}",
+        f"{accuracy.low:.1%} to {accuracy.high:.1%}",
+        f"{accuracy.unread:.1%}" if accuracy.unread is not None else "",
+        human_time(accuracy.seconds) if accuracy.seconds is not None else "",
+    )
 
 
 def _say_table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[str] = ()) -> None:

@@ -40,7 +40,9 @@ class Stage:
     """One step of the pipeline.
 
     ``minutes`` is its share of the time, and its length when nobody gives another. ``work`` goes on with a run that was
-    broken off, says what it finds, and returns None when it was stopped (with a checkpoint) before it was done.
+    broken off, says what it finds, and returns None when it was stopped (with a checkpoint) before it was done. It
+    begins with what the stage called ``after`` made, if any. Where not ``any_text``, it needs the labelled docstrings of
+    the text that Python carries. ``writes``: whether its model continues text.
     """
 
     name: str
@@ -48,3 +50,6 @@ class Stage:
     data: str
     objective: str
     work: Callable[[Context], StageResult | None]
+    after: str | None = None
+    any_text: bool = True
+    writes: bool = True
