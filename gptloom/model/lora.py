@@ -131,11 +131,6 @@ def is_lora(name: str) -> bool:
     return name.rpartition(".")[2] in PARTS
 
 
-def lora_state(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' tensors by the names of ``state_dict``."""
-    return {name: tensor for name, tensor in model.state_dict().items() if is_lora(name)}
-
-
 def adaptable(model: nn.Module) -> dict[str, nn.Linear]:
     """The layers that may have an adapter: plain ones in a numbered block; no head, pooler or embedding is."""
     found: dict[str, nn.Linear] = {}
