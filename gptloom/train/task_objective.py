@@ -67,6 +67,8 @@ class TaskLoss:
         if labels.is_floating_point():
             return F.mse_loss(wide.squeeze(-1), labels, reduction="sum")
         if self.head.kind == "span":
+            if batch.padding_mask is not None:  # no answer begins or ends in padding
+                wide = wide.masked_fill(~batch.padding_mask[:, :, None], -torch.inf)
             return (
                 self._cross_entropy(wide[..., 0], labels[:, 0]) + self._cross_entropy(wide[..., 1], labels[:, 1])
             ) / 2

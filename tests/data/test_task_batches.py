@@ -19,6 +19,7 @@ from gptloom.data.task_inputs import IGNORED, Encoded, Row
 from gptloom.model.task_head import task_scores
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer import Tokenizer
+from gptloom.train.task_objective import TaskLoss
 
 PAD, VOCAB = 0, 50
 
@@ -228,41 +229,57 @@ def test_without_padding_there_is_no_mask() -> None:
 # ---- no result depends on padding ----------------------------------------------------------------------------------
 
 SIZES = {"vocab_size": VOCAB, "context": 32, "n_layer": 2, "d_model": 32, "n_head": 4}
+CASES = [
+    ("sequence", "first", 1),
+    ("sequence", "last", 1),
+    ("sequence", "mean", 1),
+    ("sequence", "last", 2),
+    ("choice", "last", 3),
+    ("tokens", "last", 1),
+    ("span", "last", 1),
+]
+
+
+def labelled(kind: str, rows: int, draw: random.Random, segments: bool) -> Encoded:
+    made = tuple(row(draw, draw.randint(3, 30), segments) for _ in range(rows))
+    n = len(made[0].ids)
+    if kind == "tokens":
+        words = tuple(sorted(draw.sample(range(1, n), min(n - 1, 4))))
+        return Encoded(made, tuple(draw.randrange(3) for _ in words), "", 0, words=words)
+    if kind == "span":
+        first = draw.randrange(n)
+        return Encoded(made, (first, draw.randrange(first, n)), "", 0, offsets=((0, 0),) * n)
+    return Encoded(made, draw.randrange(3), "", 0)
 
 
 @pytest.mark.parametrize("family", ["gpt1", "bert-tiny"])
-@pytest.mark.parametrize(
-    ("kind", "pooling", "rows"),
-    [
-        ("sequence", "first", 1),
-        ("sequence", "last", 1),
-        ("sequence", "mean", 1),
-        ("sequence", "last", 2),
-        ("choice", "last", 3),
-        ("tokens", "last", 1),
-        ("span", "last", 1),
-    ],
-)
-def test_scores_are_those_of_each_example_alone(family: str, kind: Any, pooling: Any, rows: int) -> None:
+@pytest.mark.parametrize(("kind", "pooling", "rows"), CASES)
+def test_scores_and_losses_are_those_of_each_example_alone(family: str, kind: Any, pooling: Any, rows: int) -> None:
     torch.manual_seed(0)
-    n_labels = {"choice": 1, "span": 2}.get(kind, 3)
+    encoder = family != "gpt1"
     orders: Any = 2 if kind == "sequence" and rows == 2 else 1
+    n_labels = {"choice": 1, "span": 2}.get(kind, 3)
     head = HeadConfig(kind=kind, n_labels=n_labels, pooling=pooling, orders=orders)
-    body = {**preset(family), **SIZES, "task_head": head}
-    model = Transformer(
-        ModelConfig(**(body | ({"masked_head": False, "pair_head": False} if "bert" in family else {})))
-    )
-    model.eval()
+    heads = {"masked_head": False, "pair_head": False} if encoder else {}
+    model = Transformer(ModelConfig(**{**preset(family), **SIZES, **heads, "task_head": head})).eval()
     draw = random.Random(5)
-    segments = "bert" in family
-    encoded = [
-        Encoded(tuple(row(draw, draw.randint(3, 30), segments) for _ in range(rows)), 0, "", 0) for _ in range(6)
-    ]
+    encoded = [labelled(kind, rows, draw, encoder) for _ in range(6)]
+    objective = TaskLoss(head, lm_weight=0.0 if encoder else 0.5)
+
+    def batch_of(some: list[Encoded]) -> Batch:
+        return padded(some, PAD, next_word=not encoder)
 
     @torch.no_grad()
     def scores(some: list[Encoded]) -> Tensor:
-        batch = padded(some, PAD)
+        batch = batch_of(some)
         return task_scores(model, batch.ids, batch.padding_mask, batch.segment_ids, group=batch.group)
+
+    @torch.no_grad()
+    def losses(some: list[Encoded]) -> Tensor:
+        """Sum and count of each term: [terms, 2]."""
+        found, counts = objective.loss(model, batch_of(some)), objective.count(batch_of(some))
+        assert found.keys() == counts.keys()
+        return torch.tensor([[float(found[term]), counts[term]] for term in found])
 
     together = scores(encoded)
     assert together.std() > 1e-4
@@ -271,3 +288,5 @@ def test_scores_are_those_of_each_example_alone(family: str, kind: Any, pooling:
         if kind in ("tokens", "span"):
             found = found[: one.length]
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    alone_losses = torch.stack([losses([one]) for one in encoded]).sum(0)
+    torch.testing.assert_close(losses(encoded), alone_losses, atol=1e-5, rtol=1e-5)

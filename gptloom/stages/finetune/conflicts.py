@@ -67,8 +67,9 @@ def _about_task(options: FinetuneOptions) -> Iterator[Problem]:
         yield Problem(f"--choices: {options.task} has none", mend="--task choice, or leave it out")
     if options.start is not None and options.task != "span":
         yield Problem(f"--start: {options.task} has no answer in a text", mend="--task span, or leave it out")
-    if options.label_smoothing and options.task == "regress":
-        yield Problem("--label-smoothing: a number has no classes", mend="leave it out")
+    if options.label_smoothing and options.task in ("regress", "span"):
+        what = "a number" if options.task == "regress" else "a place in a text"
+        yield Problem(f"--label-smoothing: {what} has no classes", mend="leave it out")
     if options.preprocess and options.task in ("tokens", "span"):
         yield Problem(f"--preprocess: {options.task} needs each word where it stands", mend="leave it out")
     if options.pooling is not None and options.task in ("tokens", "span"):
