@@ -21,6 +21,7 @@ from gptloom.interop.bodies import is_foreign
 from gptloom.interop.hub import resolve_model
 from gptloom.model.store import own_task, read_config, read_task
 from gptloom.observe.terminal import say
+from gptloom.stages.finetune.columns import idle_columns
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gptloom.tokenizer.roles import framing
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
@@ -98,7 +99,7 @@ def finetune_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
         raise UserError(Problem("a model has its own tokenizer", "--tokenizer", "leave --model or --tokenizer out"))
     reader = _of_model(options.model) if options.model is not None else _of_tokenizer(options.tokenizer)
     taught = None if reader is None else reader.taught
-    _refuse_taught(asked, taught)
+    _refuse_idle(asked, taught)
     found, columns = _read(options, taught)
     shown = found.examples[: options.n]
     reader = reader or _of_words(shown)
@@ -139,18 +140,25 @@ def _inputs_of(tokenizer: Tokenizer) -> Inputs:
     return "gpt1" if framing(tokenizer) is None and tokenizer.sep_id is None else "bert"
 
 
-def _refuse_taught(asked: Resolved[ShowOptions], taught: TaskConfig | None) -> None:
-    """What a fine-tuned model was taught is not asked anew."""
+def _refuse_idle(asked: Resolved[ShowOptions], taught: TaskConfig | None) -> None:
+    """UserError for what a fine-tuned model was taught and is not asked anew, and for columns without use."""
     given = [name for name in ("task", *option_fields(TaskInputOptions)) if asked.given(name)]
-    if taught is not None and given:
+    problems = []
+    if taught is not None:
         what = f"the model was fine-tuned ({taught.task}) and reads as it was taught to"
-        raise UserError(*(Problem(what, f"--{name.replace('_', '-')}", "leave it out") for name in given))
+        problems = [Problem(what, f"--{name.replace('_', '-')}", "leave it out") for name in given]
+    if problems := [*problems, *idle_columns(_task_of(asked.options, taught), asked.options)]:
+        raise UserError(*problems)
+
+
+def _task_of(options: ShowOptions, taught: TaskConfig | None) -> Task:
+    return taught.task if taught is not None else options.task or "classify"
 
 
 def _read(options: ShowOptions, taught: TaskConfig | None) -> tuple[Examples, Columns]:
     """The examples of the file; the columns are those of the fine-tuning where no option names one."""
     table = read_table(options.run, options.header, declared_names(options))
-    task: Task = options.task or ("classify" if taught is None else taught.task)
+    task = _task_of(options, taught)
     if taught is None or declared_names(options):
         columns, sentence = guess_columns(table, task, options)
         say(sentence)
@@ -169,7 +177,7 @@ def _task(reader: _Reader, options: ShowOptions, labels: tuple[str, ...], column
         raise UserError(Problem(what, "--max-length", f"--max-length {reader.context} or less"))
     _, tokens = frame(reader.tokenizer, reader.inputs, reader.new_tokens and reader.inputs == "gpt1")
     return TaskConfig(
-        task=options.task or "classify",
+        task=_task_of(options, None),
         labels=labels,
         columns=columns,
         inputs=reader.inputs,

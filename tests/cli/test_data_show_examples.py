@@ -164,6 +164,10 @@ def test_a_fine_tuned_model_reads_as_it_was_taught_to(tmp_path: Path, tokenizer:
         (["--stage", "finetune", "--model", "gpt2"], ["gpt2 is a preset", "--tokenizer gpt2"]),
         (["--stage", "finetune", "--model", "x", "--tokenizer", "gpt2"], ["a model has its own tokenizer"]),
         (["--stage", "finetune", "--text", "premisse"], ["no column 'premisse'"]),
+        (
+            ["--stage", "finetune", "--choices", "label", "--start", "label"],
+            ["--choices: classify", "--start: classify"],
+        ),
     ],
 )
 def test_what_does_nothing_is_refused(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
+from gptloom.stages.finetune.columns import idle_columns
 from gptloom.stages.finetune.features import uses_features
 from gptloom.stages.finetune.part import LORA_OPTIONS
 
@@ -15,7 +16,6 @@ STEPS = (  # what only a training by steps heeds
     *("batch_size", "patience", "max_steps", "max_epochs", "max_minutes", "max_train_tokens"),
     *("log_every", "eval_every", "save_every", "limit_batches", "keep", "log", "compile", "dropout"),
 )
-PAIRED = ("entail", "similar", "span", "regress", "choice")
 
 
 def check_options(resolved: Resolved[FinetuneOptions]) -> None:
@@ -60,13 +60,7 @@ def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
 
 
 def _about_task(options: FinetuneOptions) -> Iterator[Problem]:
-    if options.second is not None and options.task not in PAIRED[:-1]:
-        mend = "--task entail or similar read two texts" if options.task == "classify" else "leave it out"
-        yield Problem(f"--second: {options.task} reads one text", mend=mend)
-    if options.choices and options.task != "choice":
-        yield Problem(f"--choices: {options.task} has none", mend="--task choice, or leave it out")
-    if options.start is not None and options.task != "span":
-        yield Problem(f"--start: {options.task} has no answer in a text", mend="--task span, or leave it out")
+    yield from idle_columns(options.task, options)
     if options.label_smoothing and options.task in ("regress", "span"):
         what = "a number" if options.task == "regress" else "a place in a text"
         yield Problem(f"--label-smoothing: {what} has no classes", mend="leave it out")
