@@ -17,9 +17,10 @@ from gptloom.config.task import HeadConfig, HeadKind, Inputs, Pooling, TaskConfi
 from gptloom.data.task_frame import FRAME, frame
 from gptloom.data.task_inputs import TaskInputs
 from gptloom.interop.bodies import ForeignModel, is_foreign, open_foreign, suggested_pooling
-from gptloom.interop.hub import resolve_model
+from gptloom.interop.hub import PREFIX, resolve_model
 from gptloom.interop.open import open_model
 from gptloom.model.reference import Resolved as Reference
+from gptloom.model.reference import is_adapter, resolve_reference
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import human_count, say
 from gptloom.stages.finetune.data import TaskData
@@ -88,7 +89,9 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
         **_scale(data),
     )
     model = _with_head(opened, head, tokenizer.vocab_size, new_tokens, options)
-    body = Body(model, tokenizer, task, head, _hash(reference), reference.path, _lacks_pooler(opened, model))
+    body = Body(
+        model, tokenizer, task, head, _hash(reference), _named_folder(options, reference), _lacks_pooler(opened, model)
+    )
     _say_frame(body, new_tokens)
     return _measured(body, options, data)
 
@@ -215,6 +218,17 @@ def _with_head(
                 fresh = parameter[min(first, len(stored)) :]
                 fresh.copy_(torch.empty(fresh.shape).normal_(std=0.02, generator=drawn))
     return model
+
+
+def _named_folder(options: FinetuneOptions, opened: Reference) -> Path | None:
+    """The folder that BASE names: of an adapter its own, since what was opened is merged and goes with this process."""
+    if options.base.startswith(PREFIX) or opened.path is None:
+        return opened.path
+    named = resolve_reference(options.base).path
+    if named is not None and is_adapter(named) and options.method == "lora":
+        what = "BASE is an adapter: on top of it another one would have no base to go with"
+        raise UserError(Problem(what, str(named), f"--adapter {named} with its base, or the final/ of its run as BASE"))
+    return named
 
 
 def _lacks_pooler(opened: Transformer | ForeignModel, model: Transformer | ForeignModel) -> bool:

@@ -11,10 +11,13 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import ColumnOptions, FinetuneOptions
 from gptloom.config.task import Columns
 from gptloom.data.columns import guess_columns
-from gptloom.data.splits import check_splits
+from gptloom.data.preprocess import NOTE
+from gptloom.data.splits import check_splits, text_key
 from gptloom.data.tables import Table, read_table
-from gptloom.data.task_examples import Example, read_examples
+from gptloom.data.task_examples import Example, Examples, read_examples
 from gptloom.observe.terminal import say
+
+SIDES = ("data", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -40,34 +43,37 @@ def read_task_data(options: FinetuneOptions) -> TaskData:
     Raises:
         UserError: every problem of every file at once.
     """
-    tables = {side: _tables(getattr(options, side), options) for side in ("data", "valid", "test")}
+    tables = {side: _tables(getattr(options, side), options) for side in SIDES}
     columns, sentence = guess_columns(tables["data"][0], options.task, options)
     say(sentence)
-    found = read_examples(tables["data"], options.task, columns, None, options.preprocess)
-    notes, problems = list(found.warnings), []
-    others: dict[str, list[Example]] = {}
-    for side in ("valid", "test"):
-        others[side] = []
+    if options.preprocess:
+        say(NOTE)
+    found: dict[str, Examples] = {}
+    problems: list[Problem] = []
+    for side in SIDES:
         if tables[side]:
+            labels = found["data"].labels if "data" in found else None
             try:
-                read = read_examples(tables[side], options.task, columns, found.labels, options.preprocess)
-                others[side], notes = read.examples, [*notes, *read.warnings]
+                found[side] = read_examples(tables[side], options.task, columns, labels, options.preprocess)
             except UserError as error:
                 problems += error.problems
-    found_there, warned = check_splits(found.examples, others["valid"], others["test"])
-    for note in [*notes, *warned]:
-        say(note)
-    if problems := [*problems, *found_there]:
+    if problems:
         raise UserError(*problems)
-    train, valid = found.examples, others["valid"]
+    sides = [found[side].examples if side in found else [] for side in SIDES]
+    problems, leaks = check_splits(*sides)
+    for note in dict.fromkeys([*(note for side in found.values() for note in (*side.notes, *side.warnings)), *leaks]):
+        say(note)
+    if problems:
+        raise UserError(*problems)
+    train, valid, test = sides
     if not valid:
         train, valid = hold_out(train, options.valid_share, options.seed)
         say(f"validation: {len(valid):,} of the rows, by --seed; equal texts are on one side")
     if not train or not valid:
         what = f"{len(train)} rows to train on and {len(valid)} for validation"
         raise UserError(Problem(what, ", ".join(options.data), "more rows, or --valid FILE"))
-    paths = [path for side in ("data", "valid", "test") for path in getattr(options, side)]
-    return TaskData(train, valid, others["test"], found.labels, columns, files_hash(paths))
+    paths = [path for side in SIDES for path in getattr(options, side)]
+    return TaskData(train, valid, test, found["data"].labels, columns, files_hash(paths))
 
 
 def _tables(paths: Sequence[str], options: ColumnOptions) -> list[Table]:
@@ -87,7 +93,7 @@ def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list
 
 def _text_hash(example: Example, seed: int) -> int:
     """32 bits of the texts and the seed."""
-    text = "\x1f".join(example.texts)
+    text = "\x1f".join(text_key(example))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(8, "little"))
     return int.from_bytes(digest.digest()[:4], "little")
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gptloom.config.model import ModelConfig
 from gptloom.interop.bodies import save_foreign
 from gptloom.interop.foreign import ForeignModel
+from gptloom.interop.peft import read_adapter, write_adapter
+from gptloom.model.checksum import file_sum
 from gptloom.model.folder import replaced_folder, write_json
+from gptloom.model.lora import LoraConfig
 from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
@@ -38,6 +42,33 @@ class LearnedOnly:
     def open(self, folder: Path) -> Iterator[TensorsInMemory]:
         with WeightFiles(folder, [LEARNED]) as files:
             yield TensorsInMemory({name: files.read(name).clone() for name in files.shapes})
+
+
+class AdapterFolder:
+    """Adapters and head as PEFT has them, on a base that the folder names: each checkpoint is a model on its own."""
+
+    def __init__(self, names: Collection[str], config: ModelConfig, lora: LoraConfig, base: Path) -> None:
+        self.names, self.config, self.lora, self.base = frozenset(names), config, lora, base
+
+    def keeps(self, name: str) -> bool:
+        return name in self.names
+
+    def write(self, folder: Path, state: Mapping[str, Tensor], about: About) -> dict[str, str]:
+        write_adapter(
+            folder,
+            state,
+            self.config,
+            self.lora,
+            str(self.base.resolve()),
+            tokenizer=about.tokenizer,
+            lineage=about.lineage,
+            task=about.task,
+        )
+        return {path.name: file_sum(path) for path in sorted(folder.glob("*.safetensors"))}
+
+    @contextmanager
+    def open(self, folder: Path) -> Iterator[TensorsInMemory]:
+        yield TensorsInMemory(read_adapter(folder, self.config)[1])
 
 
 class ForeignBody:

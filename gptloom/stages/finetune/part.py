@@ -95,7 +95,7 @@ def _begin_with(body: Body, folder: Path, seed: int) -> LoraConfig:
     """Adapters as a PEFT folder has them; its head is left out, since the task may be another."""
     if isinstance(body.model, ForeignModel):
         raise UserError(Problem("--adapter: only for models that gptloom reads itself", str(folder), "leave it out"))
-    lora, tensors = read_adapter(folder, body.model.config)
+    lora, tensors = read_adapter(folder, body.model.config, whole=False)
     add_lora(body.model, lora, seed)
     parameters = dict(body.model.named_parameters())
     with torch.no_grad():

@@ -25,8 +25,7 @@ from gptloom.generation.classifier import Classifier, score_batches
 from gptloom.interop.bodies import open_body
 from gptloom.interop.classifiers import open_classifier
 from gptloom.interop.foreign import ForeignModel
-from gptloom.interop.peft import write_adapter
-from gptloom.model.lora import LoraConfig, is_lora, merge_lora
+from gptloom.model.lora import LoraConfig, merge_lora
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
@@ -36,7 +35,7 @@ from gptloom.observe.terminal import ProgressReader, human_time, say
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.body import Body, adopt, parameters_of
 from gptloom.stages.finetune.data import TaskData
-from gptloom.stages.finetune.forms import ForeignBody, LearnedOnly
+from gptloom.stages.finetune.forms import AdapterFolder, ForeignBody, LearnedOnly
 from gptloom.stages.finetune.learning import (
     choose_learning,
     choose_pace,
@@ -45,7 +44,7 @@ from gptloom.stages.finetune.learning import (
     loop_settings,
     optimizer_settings,
 )
-from gptloom.stages.finetune.part import HEAD, choose_part, part_sentence, trained_parameters
+from gptloom.stages.finetune.part import choose_part, part_sentence, trained_parameters
 from gptloom.stages.training import FINAL, shown_to
 from gptloom.train.checkpoint import FOLDER, name_of, restore, restore_weights
 from gptloom.train.compiling import can_compile, compile_blocks
@@ -90,10 +89,13 @@ class Plan:
 
     @property
     def form(self) -> Form:
-        """Adapters and frozen features are stored alone, whatever trains more as a model folder."""
+        """What is trained little of is stored alone, whatever trains more as a model folder."""
         model = self.body.model
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if self.lora is not None and isinstance(model, Transformer) and self.body.path is not None:
+            return AdapterFolder(trained, model.config, self.lora, self.body.path)
         if self.lora is not None or self.options.method == "feature":
-            return LearnedOnly([name for name, parameter in model.named_parameters() if parameter.requires_grad])
+            return LearnedOnly(trained)
         if isinstance(model, ForeignModel):
             return ForeignBody(model, open_body)
         return WholeModel()
@@ -329,7 +331,7 @@ def describe(plan: Plan, run: Run, folder: Path) -> About:
     """What a model folder of this run says of itself at the present step."""
     state = run.state
     parent = plan.body.path
-    parents = [] if parent is None else [{"path": os.path.relpath(parent, folder), "hash": plan.body.base_hash}]
+    parents = [] if parent is None else [{"path": relative_path(parent, folder), "hash": plan.body.base_hash}]
     lineage = {
         "stage": "finetune",
         "parents": parents,
@@ -350,6 +352,14 @@ def describe(plan: Plan, run: Run, folder: Path) -> About:
     }
     config: Any = plan.body.model.config
     return About(config, plan.body.tokenizer, lineage, facts, plan.body.task)
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """``path`` from ``folder``; as it is where no way leads there (another drive of Windows)."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return str(path)
 
 
 def _finish(plan: Plan) -> Hook:
@@ -391,12 +401,9 @@ def write_final(plan: Plan, folder: Path, about: About) -> None:
     model, final = plan.body.model, folder / FINAL
     about = replace(about, task=plan.body.task)
     if plan.lora is not None:
-        state = {name: p.detach() for name, p in model.named_parameters() if is_lora(name) or name.startswith(HEAD)}
-        if plan.body.new_pooler:
-            state |= {name: p.detach() for name, p in model.named_parameters() if name.startswith("pooler.")}
-        if isinstance(model, Transformer) and plan.body.path is not None:
-            base = os.path.relpath(plan.body.path, folder / ADAPTER)
-            write_adapter(folder / ADAPTER, state, model.config, plan.lora, base)
+        if isinstance(plan.form, AdapterFolder):
+            learned = {name: p.detach() for name, p in model.named_parameters() if plan.form.keeps(name)}
+            plan.form.write(folder / ADAPTER, learned, about)
         _merge(plan)
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     if isinstance(model, ForeignModel):
