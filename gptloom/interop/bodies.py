@@ -104,6 +104,8 @@ def open_body(
     """
     body = _body_of(folder, dropout)
     kind = body.config.model_type
+    if body.main_input_name != "input_ids":
+        raise UserError(Problem(f"not a body for text: a {kind} model reads {body.main_input_name}", str(folder)))
     if kind in FP32_ONLY and compute_dtype != torch.float32:
         say(f"{kind}: its code in transformers fails in lower precision, so it computes in fp32")
         compute_dtype = torch.float32

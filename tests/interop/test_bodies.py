@@ -403,6 +403,12 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     assert 'pip install "gptloom[hub]"' in refusal(tmp_path)
 
 
+def test_a_body_that_reads_no_text_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    write_body(tmp_path, "ViTModel", sizes | {"image_size": 32})
+    assert "not a body for text: a vit model reads pixel_values" in refusal(tmp_path)
+
+
 def test_pickled_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     write_body(tmp_path, *BODIES["distilbert"])
     weights = tmp_path / "model.safetensors"
