@@ -103,7 +103,8 @@ def run_predict(resolved: Resolved[PredictOptions], out: Output) -> None:
     if report is not None:
         if report.n < len(predicted.rows):
             out.say(f"{report.n:,} of {len(predicted.rows):,} rows have a label")
-        out.result()
+        if options.out is None:
+            out.result()
         show_report(report, options.mistakes, out)
     out.document(
         {

@@ -107,7 +107,10 @@ def _mistakes(name: str, scores: Scores) -> str:
         for mistake in scores.get("mistakes") or []
     ]
     head = ("text", "right", "answered", "how surely", "where")
-    return f"<h3>{escape(name)}: the most confident mistakes</h3>{table(head, rows, right=[3])}" if rows else ""
+    if not rows:
+        return ""
+    title = f"<h3>{escape(name)}: the most confident mistakes</h3>"
+    return f'{title}<div class="mistakes">{table(head, rows, right=[3])}</div>'
 
 
 def _short(text: str) -> str:
