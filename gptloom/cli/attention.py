@@ -34,9 +34,7 @@ def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
     import torch
 
     from gptloom.generation.attention_text import see
-    from gptloom.interop.hub import resolve_model
-    from gptloom.interop.open import open_model
-    from gptloom.model.store import read_task
+    from gptloom.interop.watched import open_watched
     from gptloom.observe.attention_page import write_attention_page
 
     options = resolved.options
@@ -44,10 +42,8 @@ def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
     _check_out(out, options.overwrite)
     if options.threads:
         torch.set_num_threads(options.threads)
-    model, tokenizer = open_model(options.model, device=options.device, precision="fp32", untrained=options.untrained)
-    folder = resolve_model(options.model).path
-    task = None if model.config.task_head is None or folder is None else read_task(folder)
-    seen = see(model, tokenizer, options.text, options.second, task)
+    watched, tokenizer, task = open_watched(options.model, device=options.device, untrained=options.untrained)
+    seen = see(watched, tokenizer, options.text, options.second, task)
     try:
         write_attention_page(seen.page(options.model), out)
     except OSError as error:

@@ -5,15 +5,15 @@ Legend: L layers, H heads, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.model import ModelConfig
 from gptloom.config.task import TaskConfig
 from gptloom.data.example import Example
 from gptloom.data.preprocess import preprocess
@@ -21,9 +21,11 @@ from gptloom.data.task_inputs import FIRST, SECOND, Encoded
 from gptloom.generation.attention_weights import AttentionMaps, Reading, attention_maps
 from gptloom.generation.classifier import PAIRS, Classifier
 from gptloom.model.counting import count_parameters
+from gptloom.model.task_head import TaskModel
 from gptloom.model.transformer import Transformer
 from gptloom.observe.attention_page import Answer, AttentionPage, Expected, Share, ShownToken, check_page_size
 from gptloom.observe.terminal import human_count
+from gptloom.tokenizer.roles import framing
 from gptloom.tokenizer.tokenizer import Tokenizer
 
 TOP_WORDS = 10
@@ -31,10 +33,47 @@ LOGIT_ROWS = 64  # positions that meet the vocabulary at once
 
 
 @dataclass(frozen=True)
+class Watched:
+    """A model that can be watched, ours or another library's: how to look into it, and what must be known of it.
+
+    ``context`` is its longest text, ``segments`` how many BERT tells apart; ``speaks``: it has something to say about
+    words. ``kind`` is what a page calls it.
+    """
+
+    model: nn.Module
+    look: Callable[[Reading], AttentionMaps]
+    kind: str
+    n_layer: int
+    n_head: int
+    causal: bool
+    context: int
+    segments: int
+    speaks: bool
+    formula: str = "q·k / √d"
+
+    @classmethod
+    def of(cls, model: Transformer) -> Watched:
+        """One of our own models, with all there is to see."""
+        config = model.config
+        return cls(
+            model=model,
+            look=partial(attention_maps, model),
+            kind=f"{config.family}, {human_count(count_parameters(config).total)} parameters",
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            causal=config.mask == "causal",
+            context=config.context,
+            segments=config.segments,
+            speaks=config.mask == "causal" or config.masked_head,
+            formula="q·k / √d" if config.scale_attention else "q·k",
+        )
+
+
+@dataclass(frozen=True)
 class SeenText:
     """What a model does with one text; ``word`` is the position that a page shows first."""
 
-    config: ModelConfig
+    watched: Watched
     reading: Reading
     tokens: tuple[ShownToken, ...]
     maps: AttentionMaps
@@ -44,37 +83,37 @@ class SeenText:
 
     def page(self, title: str) -> AttentionPage:
         """All of it as a page shows it."""
-        config, maps = self.config, self.maps
+        watched, maps = self.watched, self.maps
         return AttentionPage(
             title=f"Attention in {title}",
-            about=f"{config.family}, {human_count(count_parameters(config).total)} parameters · "
-            f"{config.n_layer} layers of {config.n_head} heads · {len(self.reading)} tokens",
+            about=f"{watched.kind} · {watched.n_layer} layers of {watched.n_head} heads · {len(self.reading)} tokens",
             tokens=self.tokens,
-            scores=maps.scores.numpy(),
-            value_sizes=maps.value_sizes.numpy(),
-            taken=maps.taken.numpy(),
-            causal=config.mask == "causal",
+            weights=maps.weights.numpy(),
+            causal=watched.causal,
             word=self.word,
-            formula="q·k / √d" if config.scale_attention else "q·k",
+            totals=None if maps.scores is None else maps.scores.logsumexp(-1).numpy(),
+            value_sizes=None if maps.value_sizes is None else maps.value_sizes.numpy(),
+            taken=None if maps.taken is None else maps.taken.numpy(),
+            formula=watched.formula,
             expected=self.expected,
             answer=self.answer,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON values, rounded to four digits: lists by layer, head, word that looks, word looked at."""
-        tokens = zip(self.reading.ids, self.tokens, strict=True)
+        tokens, maps = zip(self.reading.ids, self.tokens, strict=True), self.maps
         return {
             "tokens": [{"id": token_id, **token._asdict()} for token_id, token in tokens],
-            "weights": _rounded(self.maps.weights.tolist()),
-            "scores": _rounded(self.maps.scores.tolist()),
-            "value_sizes": _rounded(self.maps.value_sizes.tolist()),
+            "weights": _rounded(maps.weights.tolist()),
+            "scores": None if maps.scores is None else _rounded(maps.scores.tolist()),
+            "value_sizes": None if maps.value_sizes is None else _rounded(maps.value_sizes.tolist()),
             "expected": None if self.expected is None else self.expected._asdict(),
             "answer": None if self.answer is None else self.answer._asdict(),
         }
 
 
 def see(
-    model: Transformer, tokenizer: Tokenizer, text: str, second: str | None = None, task: TaskConfig | None = None
+    watched: Watched, tokenizer: Tokenizer, text: str, second: str | None = None, task: TaskConfig | None = None
 ) -> SeenText:
     """Reads ``text`` as the model does, looks into every head, and asks the model what it expects or answers.
 
@@ -84,52 +123,80 @@ def see(
     Raises:
         UserError: a text that this model does not read (see ``read_text``), or one whose page is too large.
     """
-    config = model.config
     if task is None:
-        reading = read_text(config, tokenizer, text, second)
-        _check_size(config, reading)
-        maps = attention_maps(model, reading)
-        return _seen(config, tokenizer, reading, maps, _words(model, tokenizer, reading, maps.hidden), None)
-    classifier = Classifier(model, tokenizer, task)
+        reading = read_text(watched, tokenizer, text, second)
+        maps = _look(watched, reading)
+        return _seen(watched, tokenizer, reading, maps, _words(watched, tokenizer, reading, maps.hidden), None)
+    classifier = Classifier(watched.model, tokenizer, task)
     example = _example(task, text, second)
     [encoded] = classifier.inputs.encode([example])
     row = encoded.rows[0]
     reading = Reading(row.ids, tuple(role not in (FIRST, SECOND) for role in row.roles), row.segments)
-    _check_size(config, reading)
-    maps = attention_maps(model, reading)
-    expected = _labels(model, task, encoded, maps.hidden)
-    return _seen(config, tokenizer, reading, maps, expected, _answer(classifier, example, encoded))
+    maps = _look(watched, reading)
+    expected = _labels(watched.model, task, encoded, maps.hidden)
+    return _seen(watched, tokenizer, reading, maps, expected, _answer(classifier, example, encoded))
+
+
+def _look(watched: Watched, reading: Reading) -> AttentionMaps:
+    check_page_size(watched.n_layer, watched.n_head, len(reading), watched.causal)
+    return watched.look(reading)
+
+
+def _seen(
+    watched: Watched,
+    tokenizer: Tokenizer,
+    reading: Reading,
+    maps: AttentionMaps,
+    expected: Expected | None,
+    answer: Answer | None,
+) -> SeenText:
+    segments = reading.segments or (0,) * len(reading)
+    tokens = tuple(
+        ShownToken(tokenizer.token_text(token_id), frame, segment)
+        for token_id, frame, segment in zip(reading.ids, reading.frame, segments, strict=True)
+    )
+    if watched.causal:
+        word = len(reading) - 1
+    elif expected is not None and expected.masks:
+        word = expected.masks[0]
+    else:
+        word = 0
+    return SeenText(watched, reading, tokens, maps, word, expected, answer)
 
 
 # ---- how a text is read ----------------------------------------------------------------------------------------------
 
 
-def read_text(config: ModelConfig, tokenizer: Tokenizer, text: str, second: str | None = None) -> Reading:
+def read_text(watched: Watched, tokenizer: Tokenizer, text: str, second: str | None = None) -> Reading:
     """A text as ``generate`` reads it (nothing added), or as ``fill-mask`` does: [CLS] text [SEP], and second [SEP].
 
     Raises:
         UserError: a second text where a model reads one; no token at all; more tokens than the context.
     """
-    causal = config.mask == "causal"
-    if second is not None and (causal or tokenizer.sep_id is None):
+    first, last = ([], []) if watched.causal else _frame(tokenizer)
+    if second is not None and (watched.segments < 2 or not last):
         what = "this model reads one text: pairs are for BERT, and for a model that was fine-tuned on pairs"
         raise UserError(Problem(what, "--second", "leave it out"))
     given = [text] if second is None else [text, second]
-    parts = tokenizer.encode_batch(given, special=not causal)
-    first = [] if causal or tokenizer.cls_id is None else [tokenizer.cls_id]
-    last = [] if causal or tokenizer.sep_id is None else [tokenizer.sep_id]
     ids, frame, segments = list(first), [True] * len(first), [0] * len(first)
-    for segment, part in enumerate(parts):
+    for segment, part in enumerate(tokenizer.encode_batch(given, special=not watched.causal)):
         ids += [*part, *last]
         frame += [False] * len(part) + [True] * len(last)
         segments += [segment] * (len(part) + len(last))
     if all(frame):
         raise UserError(Problem("the text has no token", "--text", "a text with words"))
-    if len(ids) > config.context:
+    if len(ids) > watched.context:
         around = f", {sum(frame)} of them around the text" if any(frame) else ""
-        what = f"the text makes {len(ids):,} tokens{around}; this model's context is {config.context:,}"
-        raise UserError(Problem(what, "--text", f"a text of at most {config.context - sum(frame):,} tokens"))
-    return Reading(tuple(ids), tuple(frame), tuple(segments) if config.segments > 1 else None)
+        what = f"the text makes {len(ids):,} tokens{around}; this model's context is {watched.context:,}"
+        raise UserError(Problem(what, "--text", f"a text of at most {watched.context - sum(frame):,} tokens"))
+    return Reading(tuple(ids), tuple(frame), tuple(segments) if watched.segments > 1 else None)
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What a model that sees both sides has before and after a text: as its tokenizer.json says, else [CLS] and [SEP]."""
+    found = framing(tokenizer)
+    first, last = (tokenizer.cls_id, tokenizer.sep_id) if found is None else (found.start, found.extract)
+    return [] if first is None else [first], [] if last is None else [last]
 
 
 def _example(task: TaskConfig, text: str, second: str | None) -> Example:
@@ -148,42 +215,18 @@ def _example(task: TaskConfig, text: str, second: str | None) -> Example:
     return Example("--text", texts, None, 0)
 
 
-def _check_size(config: ModelConfig, reading: Reading) -> None:
-    check_page_size(config.n_layer, config.n_head, len(reading), config.mask == "causal")
-
-
-def _seen(
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    reading: Reading,
-    maps: AttentionMaps,
-    expected: Expected | None,
-    answer: Answer | None,
-) -> SeenText:
-    segments = reading.segments or (0,) * len(reading)
-    tokens = tuple(
-        ShownToken(tokenizer.token_text(token_id), frame, segment)
-        for token_id, frame, segment in zip(reading.ids, reading.frame, segments, strict=True)
-    )
-    if config.mask == "causal":
-        word = len(reading) - 1
-    elif expected is not None and expected.masks:
-        word = expected.masks[0]
-    else:
-        word = 0
-    return SeenText(config, reading, tokens, maps, word, expected, answer)
-
-
 # ---- what the model says ---------------------------------------------------------------------------------------------
 
 
-def _words(model: Transformer, tokenizer: Tokenizer, reading: Reading, hidden: Tensor) -> Expected | None:
-    """The likeliest words of every position; None of a BERT that was stored without its head for masked words."""
-    causal = model.config.mask == "causal"
-    if not causal and not model.config.masked_head:
+def _words(watched: Watched, tokenizer: Tokenizer, reading: Reading, hidden: Tensor) -> Expected | None:
+    """The likeliest words of every position; None where the head for words is not there, as in a bare BERT."""
+    if not watched.speaks:
         return None
-    masks = [place for place, token_id in enumerate(reading.ids) if token_id == tokenizer.mask_id and not causal]
-    return Expected("next" if causal else "here", likely_words(model, tokenizer, hidden), masks)
+    masks = [
+        place for place, token_id in enumerate(reading.ids) if token_id == tokenizer.mask_id and not watched.causal
+    ]
+    words = likely_words(cast(Transformer, watched.model), tokenizer, hidden)
+    return Expected("next" if watched.causal else "here", words, masks)
 
 
 @torch.no_grad()
@@ -202,12 +245,13 @@ def likely_words(model: Transformer, tokenizer: Tokenizer, hidden: Tensor, top: 
 
 
 @torch.no_grad()
-def _labels(model: Transformer, task: TaskConfig, encoded: Encoded, hidden: Tensor) -> Expected | None:
+def _labels(model: nn.Module, task: TaskConfig, encoded: Encoded, hidden: Tensor) -> Expected | None:
     """What a head for tokens or spans says of each position that it was trained to speak of; None of other heads."""
     if task.task not in ("tokens", "span"):
         return None
-    assert model.task_head is not None
-    scores = model.task_head(hidden.to(model.head_weight)[None])[0].float()  # [T, C]
+    head = cast(TaskModel, model).task_head
+    assert head is not None
+    scores = head(hidden.to(head.score.weight)[None])[0].float()  # [T, C]
     if task.task == "tokens":
         names, shares, spoken = task.labels, scores.softmax(1), set(encoded.words or ())
     else:

@@ -30,27 +30,23 @@ class Reading:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What the heads of a model do with one row; on the CPU, in fp32.
+    """What the heads of a model do with one row; on the CPU, in fp32. Another library's model tells its weights alone.
 
     Attributes:
         weights: [L, H, T, S], the softmax: how much query t takes from key s.
+        hidden: [T, D], the last hidden states.
         scores: [L, H, T, S], what the softmax is of, q k / sqrt(K); -inf where t does not see s.
         value_sizes: [L, H, S], the length of the value vector of s as it reaches the residual stream, through the
             head's part of the output matrix. Times the weight it is the size of what the head takes from s, the
             norm of alpha f(x) of Kobayashi et al. 2020, "Attention is not only a weight".
         taken: [L, T, S], the length of what all heads of a layer together take from s: the norm of their sum.
-        hidden: [T, D], the last hidden states.
     """
 
     weights: Tensor
-    scores: Tensor
-    value_sizes: Tensor
-    taken: Tensor
     hidden: Tensor
-
-    def sizes(self, layer: int, head: int) -> Tensor:
-        """[T, S]: how large what ``head`` of ``layer`` takes from each key is."""
-        return self.weights[layer, head] * self.value_sizes[layer, head]
+    scores: Tensor | None = None
+    value_sizes: Tensor | None = None
+    taken: Tensor | None = None
 
 
 @torch.no_grad()
@@ -76,7 +72,7 @@ def attention_maps(model: Transformer, reading: Reading) -> AttentionMaps:
         for hook in hooks:
             hook.remove()
     weights, scores, value_sizes, taken = (torch.stack(kind) for kind in zip(*layers, strict=True))
-    return AttentionMaps(weights, scores, value_sizes, taken, hidden.float().cpu())
+    return AttentionMaps(weights, hidden.float().cpu(), scores, value_sizes, taken)
 
 
 def _look(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor] | None, sight: Sight) -> tuple[Tensor, ...]:

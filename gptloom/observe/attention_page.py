@@ -63,19 +63,21 @@ class Answer(NamedTuple):
 class AttentionPage:
     """All that the page shows.
 
-    ``scores`` [L, H, T, S] are those before the softmax, -inf where a word is not seen; ``formula`` is how they are
-    made. ``value_sizes`` [L, H, S] times a weight is the size of what a head takes; ``taken`` [L, T, S] is the size of
-    what all heads of a layer take together. ``word`` is the position that is chosen at first.
+    ``weights`` [L, H, T, S] are the softmax; ``totals`` [L, H, T] are the logarithms of the sums it divides by, with
+    which they give back the scores before it, that are made by ``formula``. ``value_sizes`` [L, H, S] times a weight is
+    the size of what a head takes; ``taken`` [L, T, S] is the size of what all heads of a layer take together. What is
+    None is not shown. ``word`` is the position that is chosen at first.
     """
 
     title: str
     about: str
     tokens: Sequence[ShownToken]
-    scores: Figures
-    value_sizes: Figures
-    taken: Figures
+    weights: Figures
     causal: bool
     word: int
+    totals: Figures | None = None
+    value_sizes: Figures | None = None
+    taken: Figures | None = None
     formula: str = "q·k / √d"
     expected: Expected | None = None
     answer: Answer | None = None
@@ -116,24 +118,20 @@ def render(page: AttentionPage) -> str:
 def _data(page: AttentionPage) -> dict[str, Any]:
     """What the script reads: square tables as logarithms in float16, the rest of the figures in float32, all in base64.
 
-    Of a weight its logarithm is kept, so that the small ones keep their digits, too; with the logarithm of the sum of
-    its row (``totals``) it gives the score back.
+    Of a weight its logarithm is kept, so that the small ones keep their digits, too; plus that of the sum of its row it
+    is the score.
     """
-    top = page.scores.max(axis=-1, keepdims=True)
-    totals = top + np.log(np.exp(page.scores - top).sum(axis=-1, keepdims=True))  # [L, H, T, 1]
-    with np.errstate(divide="ignore"):
-        taken = np.log(page.taken)
     expected, answer = page.expected, page.answer
     return {
-        "heads": page.scores.shape[1],
+        "heads": page.weights.shape[1],
         "causal": page.causal,
         "word": page.word,
         "formula": page.formula,
         "tokens": [[token.text, int(token.frame), token.segment] for token in page.tokens],
-        "weights": [_packed(layer, page.causal) for layer in page.scores - totals],
-        "totals": [_base64(layer, "<f4") for layer in totals],
-        "values": [_base64(layer, "<f4") for layer in page.value_sizes],
-        "taken": [_packed(layer[None], page.causal) for layer in taken],
+        "weights": [_packed(layer, page.causal) for layer in page.weights],
+        "totals": page.totals is not None and [_base64(layer, "<f4") for layer in page.totals],
+        "values": page.value_sizes is not None and [_base64(layer, "<f4") for layer in page.value_sizes],
+        "taken": page.taken is not None and [_packed(layer[None], page.causal) for layer in page.taken],
         "words": expected
         and {
             "kind": expected.kind,
@@ -145,11 +143,10 @@ def _data(page: AttentionPage) -> dict[str, Any]:
 
 
 def _packed(squares: Figures, causal: bool) -> str:
-    """[H, T, S] as float16, row after row; of a causal model only what each row sees."""
-    length = squares.shape[-1]
-    seen = squares[:, np.tri(length, dtype=bool)] if causal else squares
-    with np.errstate(over="ignore"):
-        return _base64(seen, "<f2")
+    """Logarithms of [H, T, S] as float16, row after row; of a causal model only what each row sees."""
+    seen = squares[:, np.tri(squares.shape[-1], dtype=bool)] if causal else squares
+    with np.errstate(divide="ignore"):  # of nothing it is -inf
+        return _base64(np.log(seen), "<f2")
 
 
 def _base64(figures: Figures, dtype: str) -> str:

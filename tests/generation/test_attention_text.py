@@ -11,7 +11,7 @@ import torch
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
 from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
-from gptloom.generation.attention_text import SeenText, see
+from gptloom.generation.attention_text import SeenText, Watched, see
 from gptloom.generation.classifier import Classifier
 from gptloom.generation.fill_mask import fill_masks
 from gptloom.generation.language_model import LanguageModel
@@ -49,7 +49,7 @@ def words(seen: SeenText) -> list[str]:
 
 def test_a_causal_model_says_which_word_comes_next(letters: Tokenizer) -> None:
     model = make(preset("modern-nano"), vocab_size=letters.vocab_size)
-    seen = see(model, letters, "a loom")
+    seen = see(Watched.of(model), letters, "a loom")
     assert words(seen) == ["a", "·", "l", "o", "o", "m"] and not any(token.frame for token in seen.tokens)
     assert seen.word == 5 and seen.answer is None
     assert seen.expected is not None and seen.expected.kind == "next" and len(seen.expected.places) == 6
@@ -62,7 +62,7 @@ def test_a_causal_model_says_which_word_comes_next(letters: Tokenizer) -> None:
 
 def test_bert_says_which_word_stands_there(pieces: Tokenizer) -> None:
     model = make(preset("bert-tiny"), vocab_size=pieces.vocab_size)
-    seen = see(model, pieces, "the [MASK] weaves")
+    seen = see(Watched.of(model), pieces, "the [MASK] weaves")
     [filled] = fill_masks(model, pieces, ["the [MASK] weaves"], top=10)
     assert words(seen)[0] == "[CLS]" and words(seen)[-1] == "[SEP]"
     assert [token.frame for token in seen.tokens] == [True, *[False] * (len(seen.tokens) - 2), True]
@@ -75,7 +75,7 @@ def test_bert_says_which_word_stands_there(pieces: Tokenizer) -> None:
 
 def test_a_pair_has_segments(pieces: Tokenizer) -> None:
     model = make(preset("bert-tiny"), vocab_size=pieces.vocab_size)
-    seen = see(model, pieces, "the loom", "the cloth")
+    seen = see(Watched.of(model), pieces, "the loom", "the cloth")
     split = words(seen).index("[SEP]") + 1
     assert [token.segment for token in seen.tokens] == [0] * split + [1] * (len(seen.tokens) - split)
     assert words(seen)[split] == "the" and words(seen).count("[SEP]") == 2
@@ -83,7 +83,7 @@ def test_a_pair_has_segments(pieces: Tokenizer) -> None:
 
 def test_a_bert_without_its_head_shows_attention_alone(pieces: Tokenizer) -> None:
     model = make(preset("bert-tiny"), vocab_size=pieces.vocab_size, masked_head=False, pair_head=False)
-    assert see(model, pieces, "the loom").expected is None
+    assert see(Watched.of(model), pieces, "the loom").expected is None
 
 
 @pytest.mark.parametrize(
@@ -93,20 +93,20 @@ def test_a_bert_without_its_head_shows_attention_alone(pieces: Tokenizer) -> Non
 def test_what_a_causal_model_cannot_read(letters: Tokenizer, text: str, second: str | None, said: str) -> None:
     model = make(preset("gpt2"), vocab_size=letters.vocab_size)
     with pytest.raises(UserError, match=said):
-        see(model, letters, text, second)
+        see(Watched.of(model), letters, text, second)
 
 
 def test_of_a_text_too_long_for_bert_the_frame_counts(pieces: Tokenizer) -> None:
     model = make(preset("bert-tiny"), vocab_size=pieces.vocab_size)
     with pytest.raises(UserError, match="2 of them around the text") as error:
-        see(model, pieces, "the " * 39)
+        see(Watched.of(model), pieces, "the " * 39)
     assert error.value.problems[0].mend == "a text of at most 38 tokens"
 
 
 def test_a_text_too_long_for_a_page_says_what_fits(letters: Tokenizer) -> None:
     model = make(preset("gpt2"), vocab_size=letters.vocab_size, context=4000)
     with pytest.raises(UserError, match="2 layers of 4 heads, 3,000 tokens") as error:
-        see(model, letters, "x" * 3000)
+        see(Watched.of(model), letters, "x" * 3000)
     assert str(error.value.problems[0].mend).startswith("a text of at most 1,")
 
 
@@ -141,7 +141,7 @@ def framing() -> Tokenizer:
 
 def test_a_classifier_reads_as_it_was_trained_and_answers(framing: Tokenizer) -> None:
     model, task = fine_tuned("classify", "sequence", 2, ("bad", "good"))
-    seen = see(model, framing, "a loom", task=task)
+    seen = see(Watched.of(model), framing, "a loom", task=task)
     assert words(seen) == ["<start>", "a", "·", "l", "o", "o", "m", "<extract>"]
     assert [token.frame for token in seen.tokens] == [True, *[False] * 6, True]
     [wanted] = Classifier(model, framing, task).classify("a loom")
@@ -153,7 +153,7 @@ def test_a_classifier_reads_as_it_was_trained_and_answers(framing: Tokenizer) ->
 
 def test_what_was_cut_and_both_orders_are_told(framing: Tokenizer) -> None:
     model, task = fine_tuned("similar", "sequence", 1, orders=2)
-    seen = see(model, framing, "x" * 15, "y" * 5, task)
+    seen = see(Watched.of(model), framing, "x" * 15, "y" * 5, task)
     assert words(seen).count("<delimiter>") == 1 and len(seen.tokens) == 20
     assert seen.answer is not None and "both orders" in seen.answer.note and "3 tokens did not fit" in seen.answer.note
     assert float(seen.answer.said) == pytest.approx(
@@ -163,7 +163,7 @@ def test_what_was_cut_and_both_orders_are_told(framing: Tokenizer) -> None:
 
 def test_labels_stand_at_the_first_token_of_each_word(framing: Tokenizer) -> None:
     model, task = fine_tuned("tokens", "tokens", 3, ("O", "B", "I"))
-    seen = see(model, framing, "ab cd", task=task)
+    seen = see(Watched.of(model), framing, "ab cd", task=task)
     assert seen.answer is None and seen.expected is not None and seen.expected.kind == "labels"
     labelled = [place for place, shares in enumerate(seen.expected.places) if shares]
     assert [words(seen)[place] for place in labelled] == ["a", "c"]
@@ -173,7 +173,7 @@ def test_labels_stand_at_the_first_token_of_each_word(framing: Tokenizer) -> Non
 
 def test_a_span_is_an_answer_and_has_its_borders_in_the_context(framing: Tokenizer) -> None:
     model, task = fine_tuned("span", "span", 2)
-    seen = see(model, framing, "ab cd", "who?", task)
+    seen = see(Watched.of(model), framing, "ab cd", "who?", task)
     assert "".join(words(seen)) == "<start>who?<delimiter>ab·cd<extract>"
     assert seen.answer is not None and seen.answer.said in "ab cd"
     assert seen.expected is not None
@@ -187,18 +187,18 @@ def test_a_span_is_an_answer_and_has_its_borders_in_the_context(framing: Tokeniz
 def test_a_task_needs_its_number_of_texts(framing: Tokenizer, task: str, second: str | None, said: str) -> None:
     model, config = fine_tuned(task, "sequence", 2, ("no", "yes"))
     with pytest.raises(UserError, match=said):
-        see(model, framing, "a", second, config)
+        see(Watched.of(model), framing, "a", second, config)
 
 
 def test_a_choice_is_scored_alone(framing: Tokenizer) -> None:
     model, task = fine_tuned("choice", "choice", 1)
-    seen = see(model, framing, "why?", "so", task)
+    seen = see(Watched.of(model), framing, "why?", "so", task)
     assert "".join(words(seen)) == "<start>why?<delimiter>so<extract>"
     assert seen.answer is not None and seen.answer.said.startswith("a score of")
 
 
 def test_the_figures_as_json(letters: Tokenizer) -> None:
-    seen = see(make(preset("gpt2"), vocab_size=letters.vocab_size), letters, "loom")
+    seen = see(Watched.of(make(preset("gpt2"), vocab_size=letters.vocab_size)), letters, "loom")
     document = json.loads(json.dumps(seen.as_dict(), allow_nan=False))
     assert [token["text"] for token in document["tokens"]] == list("loom")
     assert document["scores"][0][0][0][1:] == [None, None, None]

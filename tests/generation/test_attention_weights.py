@@ -80,7 +80,9 @@ def test_one_heads_size_is_its_weight_times_the_size_of_the_value() -> None:
             block.attention.out.weight[:, 8:] = 0  # all heads but the first add nothing
     maps = attention_maps(model, reading(model))
     for layer in range(2):
-        torch.testing.assert_close(maps.taken[layer], maps.sizes(layer, 0), atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            maps.taken[layer], maps.weights[layer, 0] * maps.value_sizes[layer, 0], atol=1e-6, rtol=1e-4
+        )
     assert maps.value_sizes[:, 1:].abs().max() == 0
 
 

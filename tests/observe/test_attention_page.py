@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from gptloom.observe.attention_page import (
 
 WORDS = ("·the", "</script><img src=x>", "<b>&amp;", "\\u2028", "wörd\u2028🙂")
 LAYERS, HEADS = 2, 3
+SCORES = (
+    np.random.default_rng(0).uniform(-12, 12, (LAYERS, HEADS, 150, 150)).astype(np.float32)
+)  # some weights are tiny
 
 
 def some_page(causal: bool = True, words: tuple[str, ...] = WORDS) -> AttentionPage:
-    """Random scores from -12 to 12, so that some weights are tiny."""
-    random, length = np.random.default_rng(0), len(words)
-    scores = random.uniform(-12, 12, (LAYERS, HEADS, length, length)).astype(np.float32)
+    random, length = np.random.default_rng(1), len(words)
+    scores = SCORES[:, :, :length, :length].copy()
     if causal:
         scores[:, :, ~np.tri(length, dtype=bool)] = -np.inf
     places = [[(word, 0.5), ("<i>other", 0.1234567)] for word in words]
@@ -42,7 +45,8 @@ def some_page(causal: bool = True, words: tuple[str, ...] = WORDS) -> AttentionP
         title="runs/<x>",
         about='a & b "c"',
         tokens=[ShownToken(word, frame=place == 0, segment=int(place > 2)) for place, word in enumerate(words)],
-        scores=scores,
+        weights=softmax(scores),
+        totals=np.log(np.exp(scores).sum(-1)),
         value_sizes=random.uniform(0, 9, (LAYERS, HEADS, length)).astype(np.float32),
         taken=random.uniform(0, 9, (LAYERS, length, length)).astype(np.float32),
         causal=causal,
@@ -76,12 +80,12 @@ def test_weights_scores_and_sizes_come_back_from_the_page(causal: bool) -> None:
     for layer in range(LAYERS):
         logs = numbers(data["weights"][layer], "<f2").reshape(HEADS, -1)
         assert logs.shape[1] == seen.sum()  # of a causal model only what is seen
-        wanted = softmax(page.scores[layer])[:, seen]
+        wanted = page.weights[layer][:, seen]
         np.testing.assert_allclose(np.exp(logs), wanted, rtol=0.008)
         np.testing.assert_allclose(np.exp(logs)[wanted > 0.01], wanted[wanted > 0.01], rtol=0.002)
         totals = numbers(data["totals"][layer], "<f4").reshape(HEADS, length, 1)
         rows = np.broadcast_to(totals, (HEADS, length, length))[:, seen]
-        np.testing.assert_allclose(logs + rows, page.scores[layer][:, seen], atol=0.01)
+        np.testing.assert_allclose(logs + rows, SCORES[layer][:, :length, :length][:, seen], atol=0.01)
         np.testing.assert_allclose(
             numbers(data["values"][layer], "<f4").reshape(HEADS, length), page.value_sizes[layer], rtol=1e-6
         )
@@ -90,7 +94,7 @@ def test_weights_scores_and_sizes_come_back_from_the_page(causal: bool) -> None:
 
 def test_a_weight_of_nothing_is_nothing() -> None:
     page = some_page()
-    page.scores[..., 4, 0] = -90_000  # float16 ends at 65,504
+    page.weights[..., 4, 0] = 0
     page.taken[:] = 0
     data = data_of(render(page))
     logs = numbers(data["weights"][0], "<f2").reshape(HEADS, -1)
@@ -134,6 +138,12 @@ def test_too_large_a_page_is_refused_with_what_fits() -> None:
     check_page_size(24, 16, int(1.3 * fits), causal=True)  # half of each matrix is not there
 
 
+def test_what_is_not_known_is_not_there() -> None:
+    page = replace(some_page(), totals=None, value_sizes=None, taken=None)
+    data = data_of(render(page))
+    assert not data["totals"] and not data["values"] and not data["taken"] and len(data["weights"]) == LAYERS
+
+
 @pytest.mark.slow
 def test_a_browser_draws_the_tables(tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -150,11 +160,11 @@ def test_a_browser_draws_the_tables(tmp_path: Path) -> None:
     assert table
     cells = [re.sub(r"<[^>]*>", " ", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", table[0], re.DOTALL)]
     told = [" ".join(html.unescape(cell).split()) for cell in cells if cell.strip()]
-    weights = softmax(page.scores[1, 2, 3, :4])
+    weights = page.weights[1, 2, 3, :4]
     best = int(weights.argmax())
     assert told[0] == f"{best} {page.tokens[best].text}"
     assert float(told[1].removesuffix(" %")) == pytest.approx(100 * weights[best], abs=0.15)
-    assert float(told[2]) == pytest.approx(page.scores[1, 2, 3, best], abs=0.06)
+    assert float(told[2]) == pytest.approx(SCORES[1, 2, 3, best], abs=0.06)
     assert float(told[3]) == pytest.approx(weights[best] * page.value_sizes[1, 2, best], abs=0.02)
     assert len(told) == 4 * 4  # four words are seen from the fourth
     assert "What comes after word 3" in html.unescape(drawn) and "It answers: &lt;/h2&gt;good" in drawn

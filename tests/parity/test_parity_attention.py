@@ -61,6 +61,7 @@ def test_sizes_are_the_norms_of_weight_times_transformed_value(tmp_path: Path) -
             part = slice(8 * head, 8 * head + 8)
             transformed = values[index][:, part] @ matrix[:, part].T  # f(x) of the head, [S, D]
             weighted = attentions[index][0, head][:, :, None] * transformed[None]
-            torch.testing.assert_close(maps.sizes(index, head), weighted.norm(dim=-1), atol=1e-5, rtol=1e-4)
+            found = maps.weights[index, head] * maps.value_sizes[index, head]
+            torch.testing.assert_close(found, weighted.norm(dim=-1), atol=1e-5, rtol=1e-4)
             taken += weighted
         torch.testing.assert_close(maps.taken[index], taken.norm(dim=-1), atol=1e-5, rtol=1e-4)
