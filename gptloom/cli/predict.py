@@ -14,6 +14,7 @@ from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
 from gptloom.observe.glossary import written
 from gptloom.observe.task_section import commonest_confusions
+from gptloom.observe.terminal import printable
 
 if TYPE_CHECKING:
     from gptloom.evaluation.predictions import Predicted
@@ -147,7 +148,7 @@ def _cell(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
 
 
@@ -171,9 +172,9 @@ def show_report(report: TaskReport, mistakes: int, out: Output) -> None:
         out.result(f"\nthe most confident mistakes ({len(found)}):")
     for mistake in found:
         surely = "" if mistake.confidence is None else f" ({written('accuracy', mistake.confidence)} sure)"
-        out.result(f"  {mistake.where}: {mistake.answer}{surely}, right is {mistake.truth}")
+        out.result(printable(f"  {mistake.where}: {mistake.answer}{surely}, right is {mistake.truth}"))
         for text in mistake.texts:
-            out.result(f"    {' '.join(text.split())}")
+            out.result(f"    {printable(' '.join(text.split()))}")
 
 
 def _show_classes(report: TaskReport, out: Output) -> None:

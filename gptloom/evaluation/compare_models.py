@@ -13,11 +13,9 @@ from gptloom.config.task import TaskConfig
 from gptloom.evaluation.outcomes import Figures
 from gptloom.evaluation.significance import Counts, Interval, McNemar, bootstrap, mcnemar
 from gptloom.evaluation.task_metrics import TaskReport
-from gptloom.observe.glossary import higher_is_better, written
+from gptloom.observe.glossary import higher_is_better, main_metrics, written
 
 CHANCE = 0.05
-LEFT_OUT = ("precision_macro", "recall_macro", "precision_weighted", "recall_weighted", "f1_weighted")
-"""Of classes: a table has room for a few figures; the JSON document has all."""
 BY_ANSWERS = ("classify", "entail", "similar", "choice")
 """Tasks whose answers are right or wrong as a whole, so that McNemar's test applies."""
 
@@ -106,7 +104,7 @@ class Comparison:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Names of columns, and a row for each model and for the baseline: score and interval of each metric."""
-        metrics = [name for name in self._any.metrics if name == self.metric or name not in LEFT_OUT]
+        metrics = main_metrics(self._any.metrics, self.metric)
         rows = [
             [name, *(_with_interval(report, metric) for metric in metrics)] for name, report in self.reports.items()
         ]

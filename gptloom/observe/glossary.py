@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -161,6 +162,8 @@ _BY_NAME = {metric.name: metric for metric in METRICS}
 
 SHARES = ("accuracy", "precision", "recall", "f1", "exact_match")
 """Metrics of labelled examples that are shares, and shown in percent."""
+MINOR = ("precision_macro", "recall_macro", "precision_weighted", "recall_weighted", "f1_weighted")
+"""Metrics of labelled examples that are left out where there is room for a few."""
 
 
 def metric(name: str) -> Metric | None:
@@ -175,6 +178,11 @@ def metric(name: str) -> Metric | None:
 def written(name: str, value: float) -> str:
     """A metric of labelled examples as a person reads it: shares as ``87.3 %``, the others as ``0.512``."""
     return f"{value:.1%}".replace("%", " %") if _figure(name) in SHARES else f"{value:.3f}"
+
+
+def main_metrics(names: Iterable[str], chosen: str | None) -> list[str]:
+    """The names without the minor ones, the ``chosen`` one among them in any case."""
+    return [name for name in names if name == chosen or name not in MINOR]
 
 
 def higher_is_better(name: str) -> bool:

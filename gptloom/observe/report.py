@@ -14,7 +14,7 @@ import gptloom
 from gptloom.config.files import write_text
 from gptloom.observe.charts import Line, legend, line_chart
 from gptloom.observe.curves import Curves, Point, expected_band, smooth, thin, visible_range
-from gptloom.observe.glossary import higher_is_better, written
+from gptloom.observe.glossary import higher_is_better, main_metrics, written
 from gptloom.observe.page import metric_name, section, table
 from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
 from gptloom.observe.task_section import task_section
@@ -169,7 +169,8 @@ def _evaluations(run: RunFiles) -> str:
     events = run.of_type("evaluate")
     best = _best(events)
     names = [name for name in ("valid_loss", "bits_per_byte", "perplexity") if _any(events, name)]
-    metrics = list(dict.fromkeys(name for event in events for name in event.get("metrics") or {}))
+    found = dict.fromkeys(name for event in events for name in event.get("metrics") or {})
+    metrics = main_metrics(found, run.last("evaluate", "metric"))
     rows = [
         (
             f"{event['step']:,}",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from gptloom.observe.glossary import written
+from gptloom.observe.glossary import main_metrics, written
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two progress lines where they cannot overwrite each other."""
@@ -153,10 +153,11 @@ def event_line(event: dict[str, Any]) -> str:
                 for key, label in (("valid_loss", "validation loss"), ("bits_per_byte", "bits per byte"))
                 if event.get(key) is not None
             ]
+            measured = event.get("metrics", {})
             figures += [
-                f"{name} {written(name, value)}"
-                for name, value in event.get("metrics", {}).items()
-                if value is not None
+                f"{name} {written(name, measured[name])}"
+                for name in main_metrics(measured, event.get("metric"))
+                if measured[name] is not None
             ]
             return f"{step}: " + (", ".join(figures) or "evaluated")
         case "sample":
