@@ -99,16 +99,26 @@ class ShownWindow:
 
 
 def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow] | list[ShownExample]:
-    """The first ``rows`` windows of ``step`` of a run, or the first ``n`` examples of a file as ``stage`` reads them."""
+    """What a step of a run is trained on (its first ``rows``), or the first ``n`` examples of a file as ``stage`` reads them.
+
+    Windows of text for a pretraining, examples for a fine-tuning.
+    """
     from gptloom.stages.show_examples import check_mode, show_examples
 
-    if resolved.options.stage is not None:
-        return show_examples(resolved)
+    options = resolved.options
     check_mode(resolved)
-    return _windows(resolved.options)
+    if options.stage is not None:
+        return show_examples(resolved)
+    assert options.step is not None
+    config = Path(options.run) / "config.yaml"
+    if config.is_file() and read_config(config).get("command") == "finetune":
+        from gptloom.stages.finetune.shown import examples_of_step
+
+        return examples_of_step(Path(options.run), options.step, options.rows)
+    return _windows(options, options.step)
 
 
-def _windows(options: ShowOptions) -> list[ShownWindow]:
+def _windows(options: ShowOptions, step: int) -> list[ShownWindow]:
     """What ``step`` of a run was, or will be, trained on; without what a guard left out."""
     from gptloom.observe.events import read_events
     from gptloom.stages.goal import training_batches
@@ -117,7 +127,6 @@ def _windows(options: ShowOptions) -> list[ShownWindow]:
     from gptloom.train.rollback import excluded_windows
     from gptloom.train.run import EVENTS
 
-    assert options.step is not None
     folder = Path(options.run)
     config = folder / "config.yaml"
     trained = Resolved.from_dict(PretrainOptions, read_config(config), str(config)).options
@@ -129,8 +138,8 @@ def _windows(options: ShowOptions) -> list[ShownWindow]:
     batches = training_batches(trained, trained.context, shards, tokenizer, trained.seed)
     shown = []
     excluded = excluded_windows(read_events(folder / EVENTS))
-    batch = batches.batch(options.step - 1, excluded)
-    for row, place in enumerate(batches.describe(options.step - 1, excluded)[: options.rows]):
+    batch = batches.batch(step - 1, excluded)
+    for row, place in enumerate(batches.describe(step - 1, excluded)[: options.rows]):
         if trained.objective == "masked":  # as the model sees it
             real = slice(None) if batch.padding_mask is None else batch.padding_mask[row]
             ids = batch.ids[row][real].tolist()
@@ -147,23 +156,23 @@ def run_show(resolved: Resolved[ShowOptions], out: Output) -> None:
     event log, so nothing else needs to have been recorded. Tokens of a file's examples are coloured by what they are
     there for; without colours, brackets and a name say it.
     """
-    from gptloom.stages.show_examples import check_mode, show_examples
+    options, shown = resolved.options, show(resolved)
+    windows = [one for one in shown if isinstance(one, ShownWindow)]
+    examples = [one for one in shown if not isinstance(one, ShownWindow)]
+    if examples:
+        _print_examples(examples, out)
+        what = {"stage": options.stage} if options.step is None else {"step": options.step}
+        out.document({**what, "examples": [asdict(example) for example in examples]})
+    else:
+        _print_windows(windows, options.step, out)
 
-    options = resolved.options
-    if options.stage is not None:
-        _print_examples(show_examples(resolved), options.stage, out)
-        return
-    check_mode(resolved)
-    _print_windows(_windows(options), options.step, out)
 
-
-def _print_examples(shown: list[ShownExample], stage: str, out: Output) -> None:
+def _print_examples(shown: list[ShownExample], out: Output) -> None:
     painter = Painter(shown, colours=Terminal(out.stdout).moves)
     for line in (line for example in shown for line in painter.lines(example)):
         out.result(line)
     if legend := painter.legend():
         out.result(legend)
-    out.document({"stage": stage, "examples": [asdict(example) for example in shown]})
 
 
 def _print_windows(shown: list[ShownWindow], step: int | None, out: Output) -> None:

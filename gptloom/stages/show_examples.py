@@ -55,13 +55,8 @@ class ShownExample:
 
 
 def show_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
-    """The first ``n`` examples of a file as ``stage`` reads them.
-
-    Raises:
-        UserError: an option that belongs to the batches of a run, and all that is wrong with the file.
-    """
+    """The first ``n`` examples of a file as ``stage`` reads them; ``UserError`` for all that is wrong with the file."""
     assert asked.options.stage is not None
-    check_mode(asked)
     return STAGES[asked.options.stage](asked)
 
 
@@ -106,7 +101,8 @@ def finetune_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
     task = taught or _task(reader, options, found.labels, columns)
     tokenizer, inputs = _inputs(reader, task)
     return [
-        _shown(example, one, tokenizer, found.labels) for example, one in zip(shown, inputs.encode(shown), strict=True)
+        shown_example(example, one, tokenizer, found.labels)
+        for example, one in zip(shown, inputs.encode(shown), strict=True)
     ]
 
 
@@ -196,7 +192,8 @@ def _inputs(reader: _Reader, task: TaskConfig) -> tuple[Tokenizer, TaskInputs]:
     return tokenizer, TaskInputs(tokenizer, task, HeadConfig(kind="sequence", n_labels=1, orders=orders))
 
 
-def _shown(example: Example, encoded: Encoded, tokenizer: Tokenizer, labels: tuple[str, ...]) -> ShownExample:
+def shown_example(example: Example, encoded: Encoded, tokenizer: Tokenizer, labels: tuple[str, ...]) -> ShownExample:
+    """Every token of ``encoded`` with its role; ``labels`` are the names of the classes."""
     rows = []
     for row in encoded.rows:
         marks = _marks(encoded, labels)

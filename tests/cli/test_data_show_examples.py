@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from gptloom.cli.main import main
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
 from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
+from gptloom.data.batch import Batch
+from gptloom.data.task_batches import TaskBatches
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer import train_tokenizer
@@ -176,3 +179,45 @@ def test_what_does_nothing_is_refused(
     assert main(["data", "show", pairs, *arguments]) == 2
     problems = capsys.readouterr().err
     assert all(words in problems for words in said)
+
+
+@pytest.mark.slow
+def test_a_step_of_a_fine_tuning_is_shown_as_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = train_tokenizer("bytes", [], None)
+    fields = {"vocab_size": words.vocab_size, "context": 32, "n_layer": 1, "d_model": 16, "n_head": 2}
+    config = ModelConfig(**{**preset("gpt2"), **fields})
+    save_model(tmp_path / "base", Transformer.initialised(config, 0), config, tokenizer=words)
+    names = ["bad", "good"]
+    for side in ("train", "valid"):
+        lines = [f"a {names[n % 2]} film, {side} {n * 7}\t{names[n % 2]}\n" for n in range(24)]
+        (tmp_path / f"{side}.tsv").write_text("text\tlabel\n" + "".join(lines), encoding="utf-8")
+    trained_on: list[Batch] = []
+    batch = TaskBatches.batch
+
+    def recorded(self: TaskBatches, step: int, excluded: Sequence[int] = ()) -> Batch:
+        made = batch(self, step, excluded)
+        if step == 3:
+            trained_on.append(made)
+        return made
+
+    monkeypatch.setattr(TaskBatches, "batch", recorded)
+    data = {side: str(tmp_path / f"{side}.tsv") for side in ("train", "valid")}
+    options = {"batch_size": 4, "max_steps": 4, "device": "cpu", "log": "none", "quiet": True}
+    run = str(tmp_path / "run")
+    gptloom.finetune(
+        str(tmp_path / "base"), task="classify", data=data["train"], valid=data["valid"], out=run, **options
+    )
+    shown = gptloom.data_show(run, step=4, rows=3)
+    seen = trained_on[-1]
+    assert seen.labels is not None
+    assert [one.label for one in shown] == [names[label] for label in seen.labels[:3]]
+    real = [[token.id for token in one.rows[0]] for one in shown]
+    assert real == [ids[: len(own)].tolist() for ids, own in zip(seen.ids, real, strict=False)]
+    assert main(["data", "show", run, "--step", "4", "--rows", "1"]) == 0
+    assert f"label {shown[0].label}" in capsys.readouterr().out
+    with Path(data["train"]).open("a", encoding="utf-8") as file:
+        file.write("another film\tgood\n")
+    with pytest.raises(UserError, match="the rows have changed"):
+        gptloom.data_show(run, step=4)
