@@ -26,7 +26,7 @@ from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
 from gptloom.model.weight_files import INDEX_FILE, WEIGHTS_FILE, WeightFiles
 from gptloom.model.weight_writer import write_tensors
-from gptloom.tokenizer.framing import framed
+from gptloom.tokenizer.framing import framed, unframed
 from gptloom.tokenizer.load import load_tokenizer
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def write_description(
     """Everything in a model folder but the weights, which are of ``dtype``; see ``save_model``."""
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, str(folder))
-        if task is not None:
-            tokenizer = framed(tokenizer, task.tokens, segments=task.inputs == "bert")
+        is_bert = task is not None and task.inputs == "bert"
+        tokenizer = unframed(tokenizer) if task is None else framed(tokenizer, task.tokens, segments=is_bert)
     eot_id, pad_id = (tokenizer.eot_id, tokenizer.pad_id) if tokenizer is not None else (None, None)
     ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": pad_id}
     raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id, task)

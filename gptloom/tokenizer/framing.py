@@ -7,6 +7,9 @@ from typing import Any
 from gptloom.config.task import TaskTokens
 from gptloom.tokenizer.tokenizer import Tokenizer
 
+INPUTS = "model_input_names"  # of a tokenizer_config.json: what a tokenizer gives beside the ids
+BEFORE = "gptloom_unframed"  # our entry there: what stood in the place of the framing
+
 
 def framed(tokenizer: Tokenizer, tokens: TaskTokens, *, segments: bool) -> Tokenizer:
     """The same tokenizer, of which ``AutoTokenizer`` in ``transformers`` gives the ids of a task's row.
@@ -32,7 +35,18 @@ def framed(tokenizer: Tokenizer, tokens: TaskTokens, *, segments: bool) -> Token
         "special_tokens": {text: {"id": text, "ids": [i], "tokens": [text]} for text, i in spelled.items()},
     }
     inputs = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
-    return tokenizer.changed({"post_processor": template}, {"model_input_names": inputs})
+    before = {"post_processor": tokenizer.settings.get("post_processor"), INPUTS: tokenizer.config.get(INPUTS)}
+    kept = tokenizer.config.get(BEFORE, before)
+    return tokenizer.changed({"post_processor": template}, {INPUTS: inputs, BEFORE: kept})
+
+
+def unframed(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer as it was before ``framed``: of a model that goes on to be trained for something else."""
+    before = tokenizer.config.get(BEFORE)
+    if before is None:
+        return tokenizer
+    entries = {INPUTS: before[INPUTS], BEFORE: None}
+    return tokenizer.changed({"post_processor": before["post_processor"]}, entries)
 
 
 def _token(tokenizer: Tokenizer, token_id: int, segment: int) -> dict[str, Any]:

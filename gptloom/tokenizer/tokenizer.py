@@ -111,14 +111,23 @@ class Tokenizer:
         return self._vocab.get(token) if token else self.special_tokens.get(usual or "")
 
     def changed(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenizer:
-        """One like this with other parts of its ``tokenizer.json`` and other entries of its ``tokenizer_config.json``."""
+        """One like this with other parts of its ``tokenizer.json`` and other entries of its ``tokenizer_config.json``.
+
+        An entry that is None goes.
+        """
         parts, entries = {**self._json, **settings}, {**self._config, **config}
+        entries = {name: value for name, value in entries.items() if config.get(name, value) is not None}
         return Tokenizer(parts, self.kind, eot_token=self._eot_token, config=entries)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The parsed ``tokenizer.json``, without padding and truncation; not to be changed."""
         return self._json
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The ``tokenizer_config.json`` that came with it; not to be changed."""
+        return self._config
 
     @cached_property
     def _special(self) -> tokenizers.Tokenizer:

@@ -284,6 +284,7 @@ def as_others_read(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     [
         (TaskTokens(start=9, delimiter=(7,), extract=8), [9, 97, 8], [9, 97, 7, 98, 8]),
         (TaskTokens(start=None, delimiter=(7, 7), extract=7), [97, 7], [97, 7, 7, 98, 7]),
+        (TaskTokens(start=256, delimiter=(ord("$"),), extract=256), [256, 97, 256], [256, 97, ord("$"), 98, 256]),
     ],
 )
 def test_a_framed_tokenizer_adds_the_tokens_for_others_only(
@@ -297,6 +298,25 @@ def test_a_framed_tokenizer_adds_the_tokens_for_others_only(
     assert both.ids == pair and set(both.type_ids) == {0}
     in_segments = as_others_read(framed(by_bytes, tokens, segments=True)).encode("a", "b")
     assert in_segments.type_ids == [0] * (len(pair) - 2) + [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "wordpiece"])
+def test_a_training_for_something_else_frees_the_texts_again(
+    kind: str, tmp_path: Path, by_bytes: Tokenizer, wordpiece: Tokenizer
+) -> None:
+    tokenizer = by_bytes if kind == "bytes" else wordpiece
+    model = model_of(preset("gpt2"), LAST)
+    task = TASK.model_copy(update={"tokens": TaskTokens(start=3, delimiter=(4,), extract=5)})
+    save_model(tmp_path / "m", model, model.config, tokenizer=tokenizer, task=task)
+    body = ModelConfig(**model.config.model_dump() | {"task_head": None})
+    fine_tuned = load_tokenizer(tmp_path / "m")
+    assert as_others_read(fine_tuned).encode("a").ids[0] == 3
+    twice = framed(fine_tuned, TASK.tokens, segments=True) if kind == "bytes" else fine_tuned
+    save_model(tmp_path / "m", Transformer.initialised(body, 0), body, tokenizer=twice)
+    again = load_tokenizer(tmp_path / "m")
+    assert again.hash == tokenizer.hash
+    config = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert not {"model_input_names", "gptloom_unframed"} & set(config)
 
 
 def test_an_id_without_a_token_frames_nothing(by_bytes: Tokenizer) -> None:
