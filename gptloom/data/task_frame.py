@@ -6,6 +6,7 @@ from gptloom.config.task import Inputs, TaskTokens
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.added import with_special_tokens
 from gptloom.tokenizer.layout import PAD
+from gptloom.tokenizer.roles import framing
 
 FRAME = ("_start_", "_delimiter_", "_classify_")  # GPT-1's names (train.py)
 
@@ -19,9 +20,8 @@ def frame(tokenizer: Tokenizer, inputs: Inputs, new_tokens: bool) -> tuple[Token
     """
     if inputs == "bert":
         end = tokenizer.eot_id if tokenizer.sep_id is None else tokenizer.sep_id
-        # RoBERTa parts two texts by two </s>: its [CLS] is the token that also begins a text
-        doubled = "<s>" in tokenizer.special_tokens and tokenizer.cls_id == tokenizer.special_tokens["<s>"]
-        return tokenizer, TaskTokens(start=tokenizer.cls_id, delimiter=(end, end) if doubled else (end,), extract=end)
+        taught = framing(tokenizer)
+        return tokenizer, taught or TaskTokens(start=tokenizer.cls_id, delimiter=(end,), extract=end)
     if new_tokens:
         tokenizer = with_special_tokens(tokenizer, [*FRAME, *([PAD] if tokenizer.pad_id is None else [])])
         start, delimiter, extract = (tokenizer.special_tokens[name] for name in FRAME)

@@ -14,7 +14,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.model import ModelConfig, preset, preset_tokenizer
 from gptloom.config.task import HeadConfig, HeadKind, Inputs, Pooling, TaskConfig
-from gptloom.data.task_frame import FRAME, frame
+from gptloom.data.task_frame import frame
 from gptloom.data.task_inputs import TaskInputs
 from gptloom.interop.bodies import ForeignModel, is_foreign, open_foreign, suggested_pooling
 from gptloom.interop.hub import PREFIX, resolve_model
@@ -75,6 +75,7 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
     inputs: Inputs = "bert" if opened.config.mask == "bidirectional" else "gpt1"
     head = _head(options, data, opened)
     new_tokens = inputs == "gpt1" and isinstance(opened, Transformer) and _trains_embeddings(options)
+    n_known = tokenizer.vocab_size
     tokenizer, tokens = frame(tokenizer, inputs, new_tokens)
     task = TaskConfig(
         task=options.task,
@@ -88,7 +89,7 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
         metric=options.metric or "",
         **_scale(data),
     )
-    model = _with_head(opened, head, tokenizer.vocab_size, new_tokens, options)
+    model = _with_head(opened, head, range(n_known, tokenizer.vocab_size), options)
     body = Body(
         model, tokenizer, task, head, _hash(reference), _named_folder(options, reference), _lacks_pooler(opened, model)
     )
@@ -187,15 +188,15 @@ def _scale(data: TaskData) -> dict[str, Any]:
 
 
 def _with_head(
-    opened: Transformer | ForeignModel, head: HeadConfig, n_ids: int, new_tokens: bool, options: FinetuneOptions
+    opened: Transformer | ForeignModel, head: HeadConfig, new_ids: range, options: FinetuneOptions
 ) -> Transformer | ForeignModel:
-    """``opened`` under a configuration with the head; what is new in it comes from the seed."""
+    """``opened`` under a configuration with the head; that and the rows of ``new_ids`` come from the seed."""
     if isinstance(opened, ForeignModel):
         opened.add_head(head, options.seed)
         return opened
     old = opened.config
     changes: dict[str, Any] = {"task_head": head, "masked_head": False, "pair_head": False}
-    changes["vocab_size"] = max(old.vocab_size, n_ids)
+    changes["vocab_size"] = max(old.vocab_size, new_ids.stop)
     if old.mask == "bidirectional" and head.pooling == "first" and head.kind in ("sequence", "choice"):
         changes["pooler"] = True  # a body pretrained without pairs has none yet
     if options.dropout is not None:
@@ -212,11 +213,10 @@ def _with_head(
                 continue
             stored = state[name]
             parameter[: len(stored)].copy_(stored)
-            if new_tokens and name == "embedding.weight":  # N(0, 0.02), as GPT-1 (train.py)
+            if name == "embedding.weight":  # new rows N(0, 0.02), as GPT-1 (train.py)
                 drawn = torch.Generator().manual_seed(options.seed)
-                first = n_ids - len(FRAME) - 1
-                fresh = parameter[min(first, len(stored)) :]
-                fresh.copy_(torch.empty(fresh.shape).normal_(std=0.02, generator=drawn))
+                rows = parameter[new_ids.start : new_ids.stop]
+                rows.copy_(torch.empty(rows.shape).normal_(std=0.02, generator=drawn))
     return model
 
 

@@ -110,6 +110,9 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
         torch.set_num_threads(options.threads)
     dtype, _ = choose_dtype(options.precision, device)
     body = adopt(options, data, dtype)
+    if dtype == torch.float16 and isinstance(body.model, ForeignModel):
+        what = f"--precision fp16: {options.base} is another library's model, whose gradients are not scaled"
+        raise UserError(Problem(what, mend="--precision bf16 or fp32"))
     resolved = choose_learning(resolved, body)
     options = resolved.options
     weights = class_weights(options.class_weights, data, options.task)
