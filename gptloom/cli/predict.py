@@ -169,7 +169,7 @@ def show_report(report: TaskReport, mistakes: int, out: Output) -> None:
     _show_confusion(report, out)
     found = report.mistakes(mistakes)
     if found:
-        out.result(f"\nthe most confident mistakes ({len(found)}):")
+        out.result(f"\n{'farthest off' if report.task.is_score else 'the most confident mistakes'} ({len(found)}):")
     for mistake in found:
         surely = "" if mistake.confidence is None else f" ({written('accuracy', mistake.confidence)} sure)"
         out.result(printable(f"  {mistake.where}: {mistake.answer}{surely}, right is {mistake.truth}"))

@@ -109,7 +109,8 @@ def _mistakes(name: str, scores: Scores) -> str:
     head = ("text", "right", "answered", "how surely", "where")
     if not rows:
         return ""
-    title = f"<h3>{escape(name)}: the most confident mistakes</h3>"
+    kind = "the most confident mistakes" if any(row[3] for row in rows) else "farthest off"  # scores have no confidence
+    title = f"<h3>{escape(name)}: {kind}</h3>"
     return f'{title}<div class="mistakes">{table(head, rows, right=[3])}</div>'
 
 

@@ -161,7 +161,7 @@ def test_json_has_the_rows_or_says_where_they_are(run: Run) -> None:
 def test_scores_choices_and_tags(run: Run) -> None:
     Path("s.csv").write_text("sentence,label\nab,2.5\nabcd,4\n", encoding="utf-8")
     code, out, _ = run("predict", "score", "--data", "s.csv")
-    assert code == 0 and "pearson" in out and "always 3.25, the mean" in out
+    assert code == 0 and "pearson" in out and "always 3.25, the mean" in out and "farthest off (2):" in out
     Path("c.csv").write_text("q,a,b,label\nwhy?,so,no,0\nhow?,thus,not,1\n", encoding="utf-8")
     code, out, _ = run("predict", "choice", "--data", "c.csv", "--out", "c.jsonl")
     assert code == 0 and "a choice by chance" in out
