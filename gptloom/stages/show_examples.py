@@ -21,7 +21,7 @@ from gptloom.interop.bodies import is_foreign
 from gptloom.interop.hub import resolve_model
 from gptloom.model.store import own_task, read_config, read_task
 from gptloom.observe.terminal import say
-from gptloom.stages.finetune.columns import idle_columns
+from gptloom.stages.finetune.columns import idle_columns, idle_inputs
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gptloom.tokenizer.roles import framing
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
@@ -143,7 +143,9 @@ def _refuse_idle(asked: Resolved[ShowOptions], taught: TaskConfig | None) -> Non
     if taught is not None:
         what = f"the model was fine-tuned ({taught.task}) and reads as it was taught to"
         problems = [Problem(what, f"--{name.replace('_', '-')}", "leave it out") for name in given]
-    if problems := [*problems, *idle_columns(_task_of(asked.options, taught), asked.options)]:
+    task = _task_of(asked.options, taught)
+    problems += [*idle_columns(task, asked.options), *idle_inputs(task, asked.options)]
+    if problems:
         raise UserError(*problems)
 
 

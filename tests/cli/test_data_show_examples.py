@@ -166,6 +166,7 @@ def test_a_fine_tuned_model_reads_as_it_was_taught_to(tmp_path: Path, tokenizer:
         ([], ["--step is missing", "--stage finetune"]),
         (["--stage", "finetune", "--model", "gpt2"], ["gpt2 is a preset", "--tokenizer gpt2"]),
         (["--stage", "finetune", "--model", "x", "--tokenizer", "gpt2"], ["a model has its own tokenizer"]),
+        (["--stage", "finetune", "--task", "tokens", "--cut", "start"], ["--cut start: of words"]),
         (["--stage", "finetune", "--text", "premisse"], ["no column 'premisse'"]),
         (
             ["--stage", "finetune", "--choices", "label", "--start", "label"],

@@ -1,11 +1,11 @@
-"""Columns that a task has no use for."""
+"""Columns and ways to read them that a task has no use for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from gptloom.config.errors import Problem
-from gptloom.config.finetune import ColumnOptions
+from gptloom.config.finetune import ColumnOptions, TaskInputOptions
 from gptloom.config.task import Task
 
 PAIRED = ("entail", "similar", "span", "regress")
@@ -20,3 +20,9 @@ def idle_columns(task: Task, options: ColumnOptions) -> Iterator[Problem]:
         yield Problem(f"--choices: {task} has none", mend="--task choice, or leave it out")
     if options.start is not None and task != "span":
         yield Problem(f"--start: {task} has no answer in a text", mend="--task span, or leave it out")
+
+
+def idle_inputs(task: Task, options: TaskInputOptions) -> Iterator[Problem]:
+    """A problem for --cut where it has no say."""
+    if options.cut == "start" and task == "tokens":
+        yield Problem("--cut start: of words the last ones are left out", mend="leave it out")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
-from gptloom.stages.finetune.columns import idle_columns
+from gptloom.stages.finetune.columns import idle_columns, idle_inputs
 from gptloom.stages.finetune.features import uses_features
 from gptloom.stages.finetune.part import LORA_OPTIONS
 
@@ -61,6 +61,7 @@ def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
 
 def _about_task(options: FinetuneOptions) -> Iterator[Problem]:
     yield from idle_columns(options.task, options)
+    yield from idle_inputs(options.task, options)
     if options.label_smoothing and options.task in ("regress", "span"):
         what = "a number" if options.task == "regress" else "a place in a text"
         yield Problem(f"--label-smoothing: {what} has no classes", mend="leave it out")
