@@ -111,8 +111,11 @@ def write_attention_page(page: AttentionPage, path: Path) -> None:
 
 def render(page: AttentionPage) -> str:
     """The page as text."""
-    template = Template(resources.files("gptloom.observe").joinpath("attention.html").read_text(encoding="utf-8"))
-    return template.substitute(title=escape(page.title), about=escape(page.about), data=_script_json(_data(page)))
+    here = resources.files("gptloom.observe")
+    html, script = (here.joinpath(f"attention.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
+    return Template(html).substitute(
+        title=escape(page.title), about=escape(page.about), data=_script_json(_data(page)), script=script
+    )
 
 
 def _data(page: AttentionPage) -> dict[str, Any]:
