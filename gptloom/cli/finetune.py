@@ -52,6 +52,8 @@ def run_finetune(resolved: Resolved[FinetuneOptions], out: Output) -> None:
 
 def show_run(run: FinetunedRun, out: Output) -> None:
     """The figures of a run beside those of a constant answer, and what to do next."""
+    from gptloom.observe.glossary import interval_text, main_metrics, written
+
     if run.state.state != "finished":
         out.say(f"\nnext:  gptloom resume {run.path}")
         return
@@ -59,13 +61,14 @@ def show_run(run: FinetunedRun, out: Output) -> None:
         (
             {"valid": "validation", "test": "test"}[side],
             name,
-            f"{value:.4f}",
-            "–" if name not in report["intervals"] else "{:.4f} to {:.4f}".format(*report["intervals"][name]),
-            f"{report['baseline'][name]:.4f}",
+            written(name, value),
+            interval_text(name, report["intervals"].get(name)),
+            written(name, report["baseline"][name]),
         )
         for side, report in run.figures.items()
         if side in ("valid", "test")
         for name, value in report["metrics"].items()
+        if name in main_metrics(report["metrics"], run.figures["metric"])
     ]
     out.table(("rows", "metric", "value", "95 % interval", "constant answer"), rows, right=("value", "constant answer"))
     use = '--text "..."' if run.model.task.task in ("classify", "regress", "tokens") else "--data FILE"

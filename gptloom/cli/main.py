@@ -58,7 +58,9 @@ TABLE = (
     Entry("quickstart", "see the whole pipeline work in minutes, without any download", "quickstart", "Start"),
     Entry("doctor", "what this machine can do, what is missing, what to install", "doctor", "Start"),
     Entry("pretrain", "train a GPT on text files, or go on training one", "pretrain", "Train"),
-    Entry("finetune", "teach a trained model a task: classes, pairs, choices, tags, answers, scores", "finetune", "Train"),
+    Entry(
+        "finetune", "teach a trained model a task: classes, pairs, choices, tags, answers, scores", "finetune", "Train"
+    ),
     Entry("resume", "continue a run where it stopped, or extend a finished one", "pretrain", "Train"),
     Entry("rerun", "repeat a finished run, and prove that the same comes out", "verify", "Train"),
     Entry("verify-resume", "prove on this machine that a killed training goes on to the bit", "verify", "Train"),

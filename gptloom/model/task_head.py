@@ -6,7 +6,7 @@ C scores.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,20 @@ class TaskHead(nn.Module):
         return self.score(features)
 
 
+class BodyConfig(Protocol):
+    """The part of a configuration that matters here."""
+
+    @property
+    def mask(self) -> Literal["causal", "bidirectional"]: ...
+
+
 class TaskModel(Protocol):
     """What a fine-tuning may ask of a model, ours or another library's."""
 
     task_head: TaskHead | None
+
+    @property
+    def config(self) -> BodyConfig: ...
 
     def hidden(
         self, ids: Tensor, positions: Tensor | None = None, mask: Mask | None = None, *, segments: Tensor | None = None
@@ -62,9 +72,21 @@ def task_scores(
 
     ``valid`` [N, T] is False at padding.
     """
-    mask = None if valid is None else Mask(key_valid=valid)
-    hidden = model.hidden(ids, positions, mask, segments=segments)
+    hidden = task_hidden(model, ids, valid, segments, positions)
     return head_scores(model, hidden, valid, group)
+
+
+def task_hidden(
+    model: TaskModel,
+    ids: Tensor,
+    valid: Tensor | None = None,
+    segments: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """ids [N, T] -> hidden [N, T, D]; at padding, which is on the right, they mean nothing."""
+    # Who reads from left to right never sees what is on the right: there a mask would only cost time.
+    seen = valid is None or model.config.mask == "causal"
+    return model.hidden(ids, positions, None if seen else Mask(key_valid=valid), segments=segments)
 
 
 def head_scores(model: TaskModel, hidden: Tensor, valid: Tensor | None, group: int = 1) -> Tensor:

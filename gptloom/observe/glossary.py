@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -178,6 +178,11 @@ def metric(name: str) -> Metric | None:
 def written(name: str, value: float) -> str:
     """A metric of labelled examples as a person reads it: shares as ``87.3 %``, the others as ``0.512``."""
     return f"{value:.1%}".replace("%", " %") if _figure(name) in SHARES else f"{value:.3f}"
+
+
+def interval_text(name: str, interval: Sequence[float] | None) -> str:
+    """A 95 % interval of a metric; a dash where none is known."""
+    return "–" if interval is None else f"{written(name, interval[0])} to {written(name, interval[1])}"
 
 
 def main_metrics(names: Iterable[str], chosen: str | None) -> list[str]:

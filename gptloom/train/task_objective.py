@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from gptloom.config.task import HeadConfig
 from gptloom.data.batch import Batch
-from gptloom.model.attention import Mask
-from gptloom.model.task_head import TaskModel, head_scores
+from gptloom.model.task_head import TaskModel, head_scores, task_hidden
 from gptloom.model.transformer import Transformer
 from gptloom.model.vocab_head import cross_entropy
 
@@ -51,8 +50,7 @@ class TaskLoss:
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         task_model = cast(TaskModel, model)
-        mask = None if batch.padding_mask is None else Mask(key_valid=batch.padding_mask)
-        hidden = task_model.hidden(batch.ids, batch.positions, mask, segments=batch.segment_ids)
+        hidden = task_hidden(task_model, batch.ids, batch.padding_mask, batch.segment_ids, batch.positions)
         scores = head_scores(task_model, hidden, batch.padding_mask, batch.group)
         losses = {"task": self.task_loss(scores, batch)}
         if "next_word" in self.weights:

@@ -14,6 +14,7 @@ from gptloom.config.finetune import METHODS, FinetuneOptions
 from gptloom.config.options import option_fields
 from gptloom.config.resolve import Resolved
 from gptloom.evaluation.significance import mean_and_error
+from gptloom.observe.glossary import interval_text, written
 from gptloom.observe.task_pictures import Bar, draw_methods
 from gptloom.observe.terminal import human_count, human_time, say
 from gptloom.stages.finetune.conflicts import STEPS
@@ -78,9 +79,10 @@ class Comparison:
         return [
             (
                 line.method,
-                f"{line.mean:.4f}" + (f" ± {line.error:.4f}" if line.error is not None else ""),
-                f"{line.low:.4f} to {line.high:.4f}",
-                f"{line.baseline:.4f}",
+                written(self.metric, line.mean)
+                + ("" if line.error is None else f" ± {written(self.metric, line.error)}"),
+                interval_text(self.metric, (line.low, line.high)),
+                written(self.metric, line.baseline),
                 human_count(line.trained_parameters),
                 human_time(line.seconds),
                 "–" if line.peak_memory is None else f"{line.peak_memory / 1e6:,.0f} MB",

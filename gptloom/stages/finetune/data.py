@@ -82,20 +82,21 @@ def _tables(paths: Sequence[str], options: ColumnOptions) -> list[Table]:
 
 
 def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(training, validation): about ``share`` of the texts, each drawn by itself, so that equal ones stay together."""
-    bound = int(share * 2**32)
-    held = [_text_hash(example, seed) < bound for example in examples]
+    """(training, validation): ``share`` of the different texts, at least one, by a hash; equal ones stay together."""
+    order = sorted({_text_hash(example, seed) for example in examples})
+    held = set(order[: max(1, round(share * len(order)))]) if len(order) > 1 else set()
+    sides = [_text_hash(example, seed) in held for example in examples]
     return (
-        [example for example, out in zip(examples, held, strict=True) if not out],
-        [example for example, out in zip(examples, held, strict=True) if out],
+        [example for example, out in zip(examples, sides, strict=True) if not out],
+        [example for example, out in zip(examples, sides, strict=True) if out],
     )
 
 
-def _text_hash(example: Example, seed: int) -> int:
-    """32 bits of the texts and the seed."""
+def _text_hash(example: Example, seed: int) -> bytes:
+    """Of the texts and the seed."""
     text = "\x1f".join(text_key(example))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(8, "little"))
-    return int.from_bytes(digest.digest()[:4], "little")
+    return digest.digest()
 
 
 def files_hash(paths: Sequence[str]) -> str:

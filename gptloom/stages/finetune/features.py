@@ -24,8 +24,7 @@ from gptloom.data.task_inputs import IGNORED, Encoded
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task, higher_is_better
 from gptloom.generation.classifier import ROW_TOKENS, Classifier
 from gptloom.interop.foreign import ForeignModel
-from gptloom.model.attention import Mask
-from gptloom.model.task_head import TaskModel, pool
+from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
 from gptloom.stages.claim import Claim
@@ -126,9 +125,8 @@ def _collect(plan: Plan, examples: list[Encoded], side: str) -> dict[str, Tensor
     found: dict[int, Tensor] = {}
     for indices, own in in_length_order(examples, 2 * ROW_TOKENS):
         batch = padded(own, plan.body.tokenizer.pad_id or 0).to(plan.device)
-        mask = None if batch.padding_mask is None else Mask(key_valid=batch.padding_mask)
         body = cast(TaskModel, model)
-        hidden = body.hidden(batch.ids, None, mask, segments=batch.segment_ids)
+        hidden = task_hidden(body, batch.ids, batch.padding_mask, batch.segment_ids)
         if head.kind == "tokens":
             values = [states[list(one.words or ())][:, None] for one, states in zip(own, hidden, strict=True)]
         else:

@@ -30,7 +30,9 @@ from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.observe.machine import machine_info
+from gptloom.observe.pictures import can_draw
 from gptloom.observe.readers import make_readers
+from gptloom.observe.task_pictures import draw_confusion
 from gptloom.observe.terminal import ProgressReader, human_time, say
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.body import Body, adopt, parameters_of
@@ -122,7 +124,7 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
         label_smoothing=options.label_smoothing,
         lm_weight=options.lm_weight or 0.0,
     )
-    metric = _metric(options, body)
+    metric = _metric(options, body, data)
     body = replace(body, task=body.task.model_copy(update={"metric": metric}))
     lora = choose_part(body, options)
     batches = TaskBatches(
@@ -158,11 +160,14 @@ def _learned(body: Body, data: TaskData) -> list[Encoded]:
     return kept
 
 
-def _metric(options: FinetuneOptions, body: Body) -> str:
+def _metric(options: FinetuneOptions, body: Body, data: TaskData) -> str:
     """By which the best step is chosen."""
     names = metric_names(body.task)
     if options.metric is not None and options.metric not in names:
         raise UserError(Problem(f"--metric {options.metric}: not one of this task's", mend=", ".join(names)))
+    if options.metric == "roc_auc" and len({example.label for example in data.valid}) < len(body.task.labels):
+        what = "--metric roc_auc: the validation rows do not hold every class"
+        raise UserError(Problem(what, mend="other --valid rows, or --metric accuracy"))
     return options.metric or default_metric(body.task)
 
 
@@ -444,4 +449,8 @@ def write_metrics(plan: Plan, folder: Path, cost: Mapping[str, Any]) -> None:
         if examples:
             report = evaluate_task(plan.body.task, examples, classifier.predict(examples))
             document[side] = report.as_dict()
+            if report.confusion is not None and can_draw():
+                title = f"{folder.name}, {side}: {report.n:,} rows"
+                path = folder / f"confusion-{side}.png"
+                draw_confusion(plan.body.task.labels, report.confusion, path, title=title)
     write_text(folder / METRICS, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
