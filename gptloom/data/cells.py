@@ -20,6 +20,8 @@ def texts_of(task: Task, row: dict[str, Any], columns: Columns, where: str, find
     if columns.second is not None:
         found.append(_text(row[columns.second], columns.second, where, findings))
     if task == "choice":
+        if None not in found:  # GPT-1 writes a document and its question as one text (section 3.3)
+            found = [" ".join(text for text in found if text is not None)]
         choices = _choices(row, columns, where, findings)
         found += choices or [None]
     return () if None in found else tuple(text for text in found if text is not None)

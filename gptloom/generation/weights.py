@@ -148,12 +148,6 @@ class DecodeBlock(nn.Module):
         return self.block(x, rotary, sight, cache, weights)
 
 
-# One code object for all blocks of all models. dynamic=False: only what is marked (the cache's length and how much of it
-# is read) may vary; everything else keeps its number, which the loops need to be fast.
-_compiled_block = torch.compile(_one_row_block, dynamic=False)
-_compiled_head = torch.compile(_one_row_head, dynamic=False)
-
-
 class InferenceModel(nn.Module):
     """A model for decoding only: no dropout, no gradients, its weights kept in ``precision``; made by ``prepare``."""
 

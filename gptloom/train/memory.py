@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import platform
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def _mallopt() -> ctypes._NamedFuncPointer | None:
 
 def forget_peak(device: torch.device) -> None:
     """From here on ``peak_memory`` is that of what comes; on a CPU only Linux can forget."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    if _mallopt() is not None:
+        ctypes.CDLL(None).malloc_trim(0)  # else what an earlier training freed, and malloc kept, counts for this one
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -8,7 +8,7 @@ from gptloom.config.errors import Problem
 from gptloom.config.finetune import ColumnOptions, TaskInputOptions
 from gptloom.config.task import Task
 
-PAIRED = ("entail", "similar", "span", "regress")
+PAIRED = ("entail", "similar", "span", "regress", "choice")
 
 
 def idle_columns(task: Task, options: ColumnOptions) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ from gptloom.generation.classifier import Classifier, score_batches
 from gptloom.interop.bodies import open_body
 from gptloom.interop.classifiers import open_classifier
 from gptloom.interop.foreign import ForeignModel
+from gptloom.model.layouts import layout_for
 from gptloom.model.lora import LoraConfig, merge_lora
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
@@ -126,6 +127,9 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
     )
     metric = _metric(options, body, data)
     body = replace(body, task=body.task.model_copy(update={"metric": metric}))
+    if isinstance(body.model, Transformer):
+        for sentence in layout_for(body.model.config).task_unfit(body.model.config):
+            say(f"for gptloom alone: {sentence}")
     lora = choose_part(body, options)
     batches = TaskBatches(
         _learned(body, data),
