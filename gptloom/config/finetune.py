@@ -34,7 +34,7 @@ class ColumnOptions(Options):
     """Which column of a table is what."""
 
     text: Column = Field(None, description="column with the text, premise, context or words (default: guessed)")
-    second: Column = Field(None, description="column with the hypothesis, second sentence, or question (of a span, of a choice's --text)")
+    second: Column = Field(None, description="column with the hypothesis, second sentence, or the question about --text")
     label: Column = Field(None, description="column with the class, score, choice, tags or answer (default: guessed)")
     choices: Annotated[list[str], Metavar("COLUMN")] = Field(
         [], description="choice: a column for each, or one with lists"

@@ -132,12 +132,15 @@ class Classifier:
             for place, text in enumerate([*firsts, *seconds, *choices], start=1)
             if not text.strip()
         ]
-        pairs = self.task.task in PAIRS or (self.task.task in ("regress",) and self.task.columns.second is not None)
-        if pairs and len(seconds) != len(firsts):
-            what = f"{self.task.task} reads pairs: {len(firsts)} texts came with {len(seconds)} second ones"
+        kind = self.task.task
+        needed = kind in PAIRS or (self.task.columns.second is not None and kind != "choice")
+        allowed = needed or kind == "classify"  # a classifier from elsewhere does not say whether it reads pairs
+        if needed and len(seconds) != len(firsts):
+            what = f"{kind} reads pairs: {len(firsts)} texts came with {len(seconds)} second ones"
             problems.append(Problem(what, mend="--second, one for each --text"))
-        if not pairs and seconds:
-            problems.append(Problem(f"{self.task.task} reads one text, and a second one was given"))
+        elif seconds and (not allowed or len(seconds) != len(firsts)):
+            what = f"{len(firsts)} texts came with {len(seconds)} second ones; {kind} reads one text, or pairs"
+            problems.append(Problem(what if allowed else f"{kind} reads one text, and a second one was given"))
         if (self.task.task == "choice") != bool(choices):
             what = "needs what to choose from" if not choices else "has no choices"
             problems.append(Problem(f"{self.task.task} {what}", mend="--choices A B" if not choices else None))

@@ -28,6 +28,7 @@ from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION
 from gptloom.model.transformer import Transformer
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
+from gptloom.tokenizer.framing import framed
 from gptloom.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -65,7 +66,7 @@ def write_adapter(
         lora: the shapes of the adapters.
         base: what it is put on: the path of a model folder, or ``hf:NAME``. A path is best absolute, or relative to
             ``folder``; PEFT itself is told the base by its user.
-        tokenizer: written beside it, where it is not to be the base's.
+        tokenizer: written beside it, where it is not to be the base's; with a ``task`` it frames texts as that does.
         lineage: what ``gptloom.json`` is to remember.
         task: what the model was fine-tuned for; without it only the kind of its head is known.
 
@@ -96,6 +97,8 @@ def write_adapter(
         card = {"version": LINEAGE_VERSION, "model": config.model_dump(mode="json"), "lineage": dict(lineage or {})}
         write_json(partial / LINEAGE_FILE, card | ({} if task is None else {"task": task.model_dump(mode="json")}))
         if tokenizer is not None:
+            if task is not None:  # for those who read texts by it elsewhere
+                tokenizer = framed(tokenizer, task.tokens, segments=task.inputs == "bert")
             tokenizer.save(partial)
 
 
