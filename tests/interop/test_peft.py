@@ -26,6 +26,7 @@ from gptloom.model.lora import LoraConfig, add_lora, is_lora
 from gptloom.model.store import load_model, own_task, read_config, save_model
 from gptloom.model.task_head import task_scores
 from gptloom.model.transformer import Transformer
+from gptloom.tokenizer.load import load_tokenizer
 
 IDS = torch.randint(3, 100, (3, 9), generator=torch.Generator().manual_seed(0))
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # of fp32 sums taken in another order
@@ -380,6 +381,20 @@ def test_task_tokenizer_and_lineage_come_along(tmp_path: Path) -> None:
     assert json.loads((path / "gptloom.json").read_text(encoding="utf-8"))["lineage"] == {"stage": "finetune"}
     assert json.loads((path / "config.json").read_text(encoding="utf-8"))["id2label"]["2"] == "good"
     assert resolve_model(f"hf:{tmp_path / 'a'}").path == path  # made once
+
+
+def test_the_tokenizer_frames_texts_as_the_task_does(tmp_path: Path) -> None:
+    """Who reads texts by it for ``peft`` gets the ids that the adapter was trained on."""
+    base = write_model(tmp_path / "base", "gpt2")
+    lora = LoraConfig(2, 4.0)
+    model, tensors = adapted(base, lora, SEQUENCE)
+    tokenizer = load_tokenizer(base)
+    tokens = TaskTokens(start=tokenizer.eot_id, delimiter=(tokenizer.eot_id,), extract=tokenizer.eot_id)
+    columns, labels = Columns(text="text"), ("bad", "fair", "good")
+    task = TaskConfig(task="classify", labels=labels, columns=columns, inputs="gpt1", tokens=tokens, max_length=16)
+    write_adapter(tmp_path / "a", tensors, model.config, lora, "../base", tokenizer=tokenizer, task=task)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "a")("a fine film")["input_ids"]
+    assert found == [tokens.start, *tokenizer.encode("a fine film"), tokens.extract]
 
 
 @torch.no_grad()
