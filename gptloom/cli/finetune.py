@@ -45,7 +45,8 @@ def run_finetune(resolved: Resolved[FinetuneOptions], out: Output) -> None:
     out.document(result.as_dict())
     if isinstance(result, Comparison):
         out.table(result.header, result.rows(), right=result.header[1:])
-        out.say(f"\nthe table and its picture: {result.path}/comparison.md, .json, .png")
+        if result.done:
+            out.say(f"\nthe table and its picture: {result.path}/comparison.md, .json, .png")
     elif isinstance(result, FinetunedRun):
         show_run(result, out)
 

@@ -24,6 +24,7 @@ from gptloom.model.reference import is_adapter, resolve_reference
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import human_count, say
 from gptloom.stages.finetune.data import TaskData
+from gptloom.stages.finetune.patterns import matches, patterns_of
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 
@@ -165,7 +166,7 @@ def _pooling(options: FinetuneOptions, model: Transformer | ForeignModel) -> tup
 def _trains_embeddings(options: FinetuneOptions) -> bool:
     """Whether rows that are added to the vocabulary would learn anything."""
     if options.train:
-        return any(pattern.startswith(("embedding", "*")) for pattern in options.train)
+        return any(matches(pattern, "embedding.weight") for pattern in patterns_of(options.train))
     return options.method == "full"
 
 

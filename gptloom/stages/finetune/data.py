@@ -67,8 +67,8 @@ def read_task_data(options: FinetuneOptions) -> TaskData:
         raise UserError(*problems)
     train, valid, test = sides
     if not valid:
-        train, valid = hold_out(train, options.valid_share, options.seed)
-        say(f"validation: {len(valid):,} of the rows, by --seed; equal texts are on one side")
+        train, valid = hold_out(train, options.valid_share)
+        say(f"validation: {len(valid):,} of the rows, by a hash of their texts: the same whatever the seed")
     if not train or not valid:
         what = f"{len(train)} rows to train on and {len(valid)} for validation"
         raise UserError(Problem(what, ", ".join(options.data), "more rows, or --valid FILE"))
@@ -81,22 +81,24 @@ def _tables(paths: Sequence[str], options: ColumnOptions) -> list[Table]:
     return [read_table(path, options.header, [*declared, *options.choices]) for path in paths]
 
 
-def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(training, validation): ``share`` of the different texts, at least one, by a hash; equal ones stay together."""
-    order = sorted({_text_hash(example, seed) for example in examples})
+def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """(training, validation): ``share`` of the different texts, at least one, by a hash; equal ones stay together.
+
+    The seed of a run has no say: runs of several seeds, and their resumption, are measured on the same rows.
+    """
+    hashes = [_text_hash(example) for example in examples]
+    order = sorted(set(hashes))
     held = set(order[: max(1, round(share * len(order)))]) if len(order) > 1 else set()
-    sides = [_text_hash(example, seed) in held for example in examples]
+    sides = [own in held for own in hashes]
     return (
         [example for example, out in zip(examples, sides, strict=True) if not out],
         [example for example, out in zip(examples, sides, strict=True) if out],
     )
 
 
-def _text_hash(example: Example, seed: int) -> bytes:
-    """Of the texts and the seed."""
+def _text_hash(example: Example) -> bytes:
     text = "\x1f".join(text_key(example))
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(8, "little"))
-    return digest.digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def files_hash(paths: Sequence[str]) -> str:

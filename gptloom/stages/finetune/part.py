@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from gptloom.interop.peft import read_adapter
 from gptloom.model.lora import LoraConfig, add_lora, is_lora
 from gptloom.observe.terminal import human_count
 from gptloom.stages.finetune.body import Body
+from gptloom.stages.finetune.patterns import matches, patterns_of
 
 HEAD = "task_head."
 RANK = 8
@@ -58,13 +58,7 @@ def _rule(body: Body, options: FinetuneOptions) -> Callable[[str], bool]:
 
 
 def _named(patterns: Iterable[str], names: Collection[str]) -> Callable[[str], bool]:
-    """By shell patterns of parameters or of what holds them: ``blocks.10.*``, ``blocks.10``, ``*norm*``, ``head``."""
-    wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
-    wanted = [pattern for pattern in wanted if pattern not in ("head", "task_head")]
-
-    def matches(pattern: str, name: str) -> bool:
-        return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-
+    wanted = patterns_of(patterns)
     unknown = [pattern for pattern in wanted if not any(matches(pattern, name) for name in names)]
     if unknown:
         holders = {name.rpartition(".")[0] for name in names} | set(names)

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.finetune import FinetuneOptions
-from gptloom.config.resolve import Resolved, write_config
+from gptloom.config.resolve import Resolved
 from gptloom.observe.terminal import say
-from gptloom.stages.claim import Claim
-from gptloom.stages.finetune.comparison import Comparison, compare_runs
+from gptloom.stages.finetune.comparison import Comparison
 from gptloom.stages.finetune.conflicts import check_options
 from gptloom.stages.finetune.data import TaskData, read_task_data
-from gptloom.stages.finetune.features import fit_features, uses_features
+from gptloom.stages.finetune.features import uses_features
 from gptloom.stages.finetune.learning import count_steps
+from gptloom.stages.finetune.one import finetune_one
 from gptloom.stages.finetune.part import part_sentence
 from gptloom.stages.finetune.result import FinetunedRun
-from gptloom.stages.finetune.training import CONFIG, plan_run, train_one
+from gptloom.stages.finetune.several import compare_runs, methods_of, of_method
+from gptloom.stages.finetune.training import plan_run
 from gptloom.train.run import Hook
 
 
@@ -50,23 +51,8 @@ def finetune(
     if options.dry_run:
         return _foresee(resolved, data)
     if options.method == "all" or options.seeds is not None:
-        return compare_runs(resolved, data, folder, callbacks, finetune_one)
+        return compare_runs(resolved, data, folder, callbacks)
     return finetune_one(resolved, data, folder, callbacks)
-
-
-def finetune_one(
-    resolved: Resolved[FinetuneOptions], data: TaskData, folder: Path, callbacks: Sequence[Hook] = ()
-) -> FinetunedRun:
-    """One method, one seed."""
-    plan = plan_run(resolved, data)
-    with Claim(folder, resolved.options.overwrite) as claim:
-        claim.take()
-        write_config(folder / CONFIG, plan.resolved, "finetune")
-        if uses_features(plan.options):
-            fit_features(plan, claim, callbacks)
-        else:
-            train_one(plan, claim, callbacks)
-    return FinetunedRun(folder)
 
 
 def default_folder(options: FinetuneOptions) -> str:
@@ -77,14 +63,14 @@ def default_folder(options: FinetuneOptions) -> str:
 
 def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData) -> FinetuneDryRun:
     """Everything up to the first step, with nothing written; how long a step takes is not measured."""
-    method = "full" if resolved.options.method == "all" else resolved.options.method
-    plan = plan_run(
-        Resolved(resolved.options.model_copy(update={"method": method}), resolved.sources, resolved.rules), data
-    )
-    sentence = part_sentence(plan.body)
-    say(sentence)
+    sentences = []
+    for method in methods_of(resolved):
+        plan = plan_run(of_method(resolved, method), data)
+        sentences.append(part_sentence(plan.body))
+        say(sentences[-1])
+        if plan.options.max_minutes is None and not uses_features(plan.options):
+            steps = count_steps(plan.options, plan.batches, 1.0)
+            say(f"{steps.steps:,} steps ({steps.rule}), {plan.batches.tokens_per_step:,} tokens each")
     examples = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
-    if plan.options.max_minutes is None and not uses_features(plan.options):
-        steps = count_steps(plan.options, plan.batches, 1.0)
-        say(f"{steps.steps:,} steps ({steps.rule}), {plan.batches.tokens_per_step:,} tokens each")
-    return FinetuneDryRun(plan.resolved, sentence, examples)
+    settled = plan.resolved if len(sentences) == 1 else resolved
+    return FinetuneDryRun(settled, "; ".join(sentences), examples)
