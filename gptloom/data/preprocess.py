@@ -14,8 +14,8 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import Preprocess
 
 NOTE = (
-    "they usually hurt a pretrained model, which has read whole sentences; to see it on these data, train once more"
-    " without --preprocess and gptloom compare the two"
+    "--preprocess usually hurts a pretrained model, which has read whole sentences; to see it on these data, train once"
+    " more without and gptloom compare the two"
 )
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
