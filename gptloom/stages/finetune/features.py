@@ -28,8 +28,9 @@ from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
 from gptloom.stages.claim import Claim
+from gptloom.stages.finetune.final import cost_of, describe, write_final, write_metrics
 from gptloom.stages.finetune.part import part_sentence
-from gptloom.stages.finetune.training import Plan, cost_of, describe, encoded, write_final, write_metrics
+from gptloom.stages.finetune.plan import Plan, encoded
 from gptloom.stages.training import FINAL, shown_to
 from gptloom.train.run import Hook, LoopSettings, Run, RunState
 from gptloom.train.task_objective import TaskLoss

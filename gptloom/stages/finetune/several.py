@@ -21,9 +21,9 @@ from gptloom.stages.finetune.comparison import Comparison, line_of, write_compar
 from gptloom.stages.finetune.conflicts import STEPS
 from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.finetune.one import finetune_one
+from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.resume import resume_finetuning
-from gptloom.stages.finetune.training import plan_run
 from gptloom.train.lock import NAME as LOCK
 from gptloom.train.lock import RunLock
 from gptloom.train.run import STATE, Hook
