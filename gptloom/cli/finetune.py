@@ -72,7 +72,9 @@ def show_run(run: FinetunedRun, out: Output) -> None:
         if name in main_metrics(report["metrics"], run.figures["metric"])
     ]
     out.table(("rows", "metric", "value", "95 % interval", "constant answer"), rows, right=("value", "constant answer"))
-    use = '--text "..."' if run.model.task.task in ("classify", "regress", "tokens") else "--data FILE"
+    task = run.model.task
+    second = "" if task.columns.second is None else ' --second "..."'
+    use = "--data FILE" if task.task == "choice" else f'--text "..."{second}'
     out.say(f"\nnext:  gptloom predict {run.path} {use}   gptloom report {run.path}")
 
 

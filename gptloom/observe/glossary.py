@@ -20,14 +20,16 @@ METRICS = (
     Metric(
         "loss",
         "Training loss: mean surprise per predicted token, in nats, on the batch that was just learned from.",
-        "Begins near ln(vocabulary), 10.8 for GPT-2's 50,257 tokens, 9.0 for 8,192; falls fast, then ever more slowly.",
+        "Begins near ln(vocabulary), 10.8 for GPT-2's 50,257 tokens, 9.0 for 8,192; falls fast, then ever more slowly. "
+        "A fine-tuning's begins near ln(classes), 0.69 for two, to which --lm-weight adds its part of the next word's.",
         "Flat from the start: raise lr, check that the text is what you meant. Rising or spiking: lower lr, longer "
         "warm-up, see the guard lines. Far below valid_loss: the model memorises, use more text or a smaller model.",
     ),
     Metric(
         "losses",
         "The terms whose weighted sum is the loss, each a mean over its own items.",
-        "One term, equal to the loss, in pretraining; where several are trained at once each should fall.",
+        "One term, equal to the loss, in pretraining; where several are trained at once each should fall. Of a "
+        "fine-tuning: task, and next_word where it has a weight.",
         "A term that stands still while the others fall: raise its weight.",
     ),
     Metric(
