@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task, higher_is_better
 from gptloom.generation.classifier import Classifier, score_batches
 from gptloom.stages.finetune.plan import Plan
+from gptloom.train.checkpoint import FOLDER, name_of
 from gptloom.train.hooks import due
 from gptloom.train.run import Run
 
@@ -27,10 +29,9 @@ class EvaluateTask:
             return
         started = time.perf_counter()
         loss, report = validated(self.plan)
-        value, state = report.metrics[self.plan.metric], run.state
-        state.valid_loss = loss
-        sign = 1.0 if higher_is_better(self.plan.metric) else -1.0
-        if state.best_value is None or sign * value > sign * state.best_value:
+        state = run.state
+        state.valid_loss = loss if math.isfinite(loss) else None
+        if report is not None and self._is_best(run, value := report.metrics[self.plan.metric]):
             state.best_step, state.best_value, state.stale_evaluations = state.step, value, 0
         else:
             state.stale_evaluations += 1
@@ -38,14 +39,21 @@ class EvaluateTask:
             "evaluate",
             valid_loss=loss,
             metric=self.plan.metric,
-            metrics=report.metrics,
+            metrics={} if report is None else report.metrics,
             best_step=state.best_step,
             seconds=time.perf_counter() - started,
         )
 
+    def _is_best(self, run: Run, value: float) -> bool:
+        """A best step whose checkpoint is gone does not count: the run went back to before it was pruned for a better one."""
+        best, step = run.state.best_value, run.state.best_step
+        if best is None or step is None or not (run.path / FOLDER / name_of(step)).is_dir():
+            return True
+        return value > best if higher_is_better(self.plan.metric) else value < best
 
-def validated(plan: Plan) -> tuple[float, TaskReport]:
-    """Loss per item, and the report, on the validation examples."""
+
+def validated(plan: Plan) -> tuple[float, TaskReport | None]:
+    """Loss per item, and the report, on the validation examples; none where a score is no number."""
     classifier = Classifier(plan.body.model, plan.body.tokenizer, plan.body.task)
     found: dict[int, torch.Tensor] = {}
     total = items = 0.0
@@ -56,6 +64,8 @@ def validated(plan: Plan) -> tuple[float, TaskReport]:
         if counted := plan.objective.count(scored.batch)["task"]:
             total, items = total + float(plan.objective.task_loss(scored.scores, scored.batch)), items + counted
         found |= {index: own.cpu() for index, own in scored.of_examples()}
+    if not all(bool(scores.isfinite().all()) for scores in found.values()):
+        return math.nan, None
     places = sorted(found)
     examples = [plan.data.valid[place] for place in places]
     answers = classifier.answers(examples, [plan.valid[place] for place in places], [found[place] for place in places])

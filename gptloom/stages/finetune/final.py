@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import gptloom
+from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.evaluation.task_metrics import evaluate_task
 from gptloom.generation.classifier import score_batches
@@ -78,6 +79,10 @@ def finish(plan: Plan) -> Hook:
     def finish(event: Event, run: Run) -> None:
         if event["type"] != "closing" or not run.complete:
             return
+        if run.state.best_step is None and run.state.stale_evaluations:
+            what = "every evaluation met scores that are no numbers: there is no model to keep"
+            mend = f"a smaller --lr than {plan.options.lr:g}, or --clip 1; --overwrite begins anew"
+            raise UserError(Problem(what, str(run.path), mend))
         best = run.state.best_step or run.state.step
         if best != run.state.step:
             restore_weights(run, run.path / FOLDER / name_of(best))

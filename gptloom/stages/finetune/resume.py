@@ -15,7 +15,7 @@ from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.data import read_task_data
-from gptloom.stages.finetune.features import uses_features
+from gptloom.stages.finetune.features import fit_features, uses_features
 from gptloom.stages.finetune.one import finetune_one
 from gptloom.stages.finetune.plan import CONFIG, plan_run
 from gptloom.stages.finetune.result import FinetunedRun
@@ -41,12 +41,20 @@ def resume_finetuning(
     stored = Resolved.from_dict(FinetuneOptions, read_config(folder / CONFIG), str(folder / CONFIG))
     stored = _as_asked(stored, resolved)
     before = read_state(folder)
-    begun = bool(finished_checkpoints(folder)) and not uses_features(stored.options)
+    features = uses_features(stored.options)
+    begun = bool(finished_checkpoints(folder)) and not features
     budget = _budget(resolved.options, before.steps, begun, folder)
     if before.state == "finished" and budget is None:
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
+        if features:
+            mend = "gptloom finetune with another --out, or --overwrite"
         raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
     data = read_task_data(stored.options)
+    if features:
+        with Claim(folder, overwrite=False) as claim:
+            take_lock(claim.lock)
+            fit_features(plan_run(stored, data), claim, callbacks)
+        return FinetunedRun(folder)
     if not begun:
         say("the run was broken off before its first checkpoint: it starts again")
         options = stored.options.model_copy(update={"overwrite": True})
