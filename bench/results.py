@@ -29,6 +29,7 @@ ORDER = (
     "doors",
     "finetune",
     "feature",
+    "sms_spam",
     "startup",
 )
 HEAD = """# Results
