@@ -21,6 +21,7 @@ from gptloom.config.task import TaskConfig
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import layout_for, layout_of
 from gptloom.model.layouts.layout import TRAINING_FIELDS
+from gptloom.model.reference import ADAPTER_CONFIG, is_adapter
 from gptloom.model.stored_task import derived_task
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
@@ -241,9 +242,13 @@ def read_lineage(folder: Path) -> dict[str, Any]:
 
 
 def content_hash(folder: Path) -> str:
-    """sha256 hex of what the model computes: its weight files and config.json, whatever the folder is called."""
+    """sha256 hex of what the model computes: its weight files and config.json, whatever the folder is called.
+
+    Of an adapter, which has no config.json, it is adapter_config.json, which names the base.
+    """
     digest = hashlib.sha256()
-    for path in [folder / CONFIG_FILE, *sorted(folder.glob("*.safetensors"))]:
+    described = ADAPTER_CONFIG if is_adapter(folder) else CONFIG_FILE
+    for path in [folder / described, *sorted(folder.glob("*.safetensors"))]:
         with path.open("rb") as file:
             digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -23,7 +23,7 @@ from gptloom.interop.hub import resolve_model
 from gptloom.interop.open import open_model
 from gptloom.interop.peft import read_adapter, write_adapter
 from gptloom.model.lora import LoraConfig, add_lora, is_lora
-from gptloom.model.store import load_model, own_task, read_config, save_model
+from gptloom.model.store import content_hash, load_model, own_task, read_config, save_model
 from gptloom.model.task_head import task_scores
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.load import load_tokenizer
@@ -381,6 +381,13 @@ def test_task_tokenizer_and_lineage_come_along(tmp_path: Path) -> None:
     assert json.loads((path / "gptloom.json").read_text(encoding="utf-8"))["lineage"] == {"stage": "finetune"}
     assert json.loads((path / "config.json").read_text(encoding="utf-8"))["id2label"]["2"] == "good"
     assert resolve_model(f"hf:{tmp_path / 'a'}").path == path  # made once
+
+
+def test_an_adapter_has_a_hash_by_which_lineages_know_it(adapter: Path) -> None:
+    before = content_hash(adapter)
+    assert content_hash(adapter) == before
+    change(adapter, lora_alpha=99)
+    assert content_hash(adapter) != before
 
 
 def test_the_tokenizer_frames_texts_as_the_task_does(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gptloom.interop.hub import PREFIX, resolve_model
 from gptloom.interop.open import open_model
 from gptloom.model.reference import Resolved as Reference
 from gptloom.model.reference import is_adapter, resolve_reference
+from gptloom.model.store import content_hash
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import human_count, say
 from gptloom.stages.finetune.data import TaskData
@@ -91,9 +92,8 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
         **_scale(data),
     )
     model = _with_head(opened, head, range(n_known, tokenizer.vocab_size), options)
-    body = Body(
-        model, tokenizer, task, head, _hash(reference), _named_folder(options, reference), _lacks_pooler(opened, model)
-    )
+    named = _named_folder(options, reference)
+    body = Body(model, tokenizer, task, head, _hash(named, options.base), named, _lacks_pooler(opened, model))
     _say_frame(body, new_tokens)
     return _measured(body, options, data)
 
@@ -264,16 +264,9 @@ def _of_length(body: Body, length: int) -> Body:
     return replace(body, task=task)
 
 
-def _hash(source: Reference) -> str:
-    """SHA-256 (hex) of the weight files, or of the name where the weights come from a seed."""
-    digest = hashlib.sha256()
-    if source.path is None:
-        digest.update(str(source.preset).encode())
-        return digest.hexdigest()
-    for path in sorted(source.path.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _hash(folder: Path | None, preset: str) -> str:
+    """SHA-256 (hex) of the model, as lineages have it, or of the name where the weights come from a seed."""
+    return hashlib.sha256(preset.encode()).hexdigest() if folder is None else content_hash(folder)
 
 
 def parameters_of(model: nn.Module) -> int:
