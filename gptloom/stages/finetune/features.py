@@ -28,7 +28,7 @@ from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
 from gptloom.stages.claim import Claim
-from gptloom.stages.finetune.final import cost_of, describe, write_final, write_metrics
+from gptloom.stages.finetune.final import cost_of, describe, leave
 from gptloom.stages.finetune.part import part_sentence
 from gptloom.stages.finetune.plan import Plan, encoded
 from gptloom.stages.training import FINAL, shown_to
@@ -76,10 +76,8 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
         state.seconds = time.perf_counter() - began
         run.emit("evaluate", valid_loss=None, metric=plan.metric, metrics=report.metrics, best_step=1, seconds=0.0)
         plan.body.model.float().cpu()
-        cost = cost_of(plan, run)
-        write_final(plan, claim.folder, describe(plan, run, claim.folder / FINAL))
+        leave(plan, run, describe(plan, run, claim.folder / FINAL), cost_of(plan, run))
         state.seconds = time.perf_counter() - began
-        write_metrics(plan, claim.folder, {**cost, "seconds": state.seconds})
 
 
 # ---- the body's part -------------------------------------------------------------------------------------------------

@@ -21,15 +21,17 @@ from gptloom.interop.classifiers import open_classifier
 from gptloom.interop.foreign import ForeignModel
 from gptloom.model.lora import merge_lora
 from gptloom.model.store import save_model
+from gptloom.model.transformer import Transformer
 from gptloom.observe.pictures import can_draw
 from gptloom.observe.task_pictures import draw_confusion
 from gptloom.observe.terminal import say
-from gptloom.stages.finetune.body import Body
+from gptloom.stages.finetune.body import Body, parameters_of
 from gptloom.stages.finetune.forms import AdapterFolder, ForeignBody
 from gptloom.stages.finetune.part import trained_parameters
 from gptloom.stages.finetune.plan import Plan
 from gptloom.stages.training import FINAL
 from gptloom.train.checkpoint import FOLDER, name_of, restore_weights
+from gptloom.train.disk import Room, unless_full
 from gptloom.train.form import About
 from gptloom.train.memory import peak_memory
 from gptloom.train.run import Hook, Run
@@ -93,8 +95,7 @@ def finish(plan: Plan) -> Hook:
                 parameter.data = run.optimizer.masters.tensors[name].detach().to("cpu", torch.float32)
             run.model.cpu()
         finished, cost = replace(plan, body=_plain_scores(plan.body)), cost_of(plan, run)
-        write_final(finished, run.path, about)
-        write_metrics(finished, run.path, cost)
+        leave(finished, run, about, cost)
 
     return finish
 
@@ -111,20 +112,37 @@ def _plain_scores(body: Body) -> Body:
     return replace(body, task=task.model_copy(update={"score_mean": 0.0, "score_std": 1.0}))
 
 
-def write_final(plan: Plan, folder: Path, about: About) -> None:
-    """The model, fp32 and on the CPU, as a folder for everyone; adapters also as PEFT has them."""
-    model, final = plan.body.model, folder / FINAL
+def leave(plan: Plan, run: Run, about: About, cost: Mapping[str, Any]) -> None:
+    """The model, fp32 and on the CPU, as a folder for everyone, adapters also as PEFT has them, and the figures.
+
+    A full disk is waited for, as it is for checkpoints.
+    """
+    model, form = plan.body.model, plan.form
     about = replace(about, task=plan.body.task)
+    learned: dict[str, torch.Tensor] = {}
     if plan.lora is not None:
-        if isinstance(plan.form, AdapterFolder):
-            learned = {name: p.detach() for name, p in model.named_parameters() if plan.form.keeps(name)}
-            plan.form.write(folder / ADAPTER, learned, about)
+        learned = {name: p.detach() for name, p in model.named_parameters() if form.keeps(name)}
         _merge(plan)
+
+    def write() -> None:
+        if isinstance(form, AdapterFolder):
+            form.write(run.path / ADAPTER, learned, about)
+        _write_model(model, run.path / FINAL, about)
+        _write_metrics(plan, run.path, cost)
+
+    room = Room(run, f"the model folder {FINAL}", 4 * parameters_of(model), plan.options.wait_for_disk)
+    room.wait()
+    while not unless_full(write):
+        room.wait(tried=True)
+    room.found()
+
+
+def _write_model(model: Transformer | ForeignModel, folder: Path, about: About) -> None:
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     if isinstance(model, ForeignModel):
-        ForeignBody(model, open_body).write(final, state, about)
+        ForeignBody(model, open_body).write(folder, state, about)
     else:
-        save_model(final, state, about.config, tokenizer=about.tokenizer, lineage=about.lineage, task=about.task)
+        save_model(folder, state, about.config, tokenizer=about.tokenizer, lineage=about.lineage, task=about.task)
 
 
 @torch.no_grad()
@@ -148,7 +166,7 @@ def cost_of(plan: Plan, run: Run) -> dict[str, Any]:
     }
 
 
-def write_metrics(plan: Plan, folder: Path, cost: Mapping[str, Any]) -> None:
+def _write_metrics(plan: Plan, folder: Path, cost: Mapping[str, Any]) -> None:
     """``metrics.json``: the figures of the stored folder on validation and test examples, beside a constant answer's."""
     classifier = open_classifier(str(folder / FINAL), device=plan.device.type)
     document: dict[str, Any] = {"version": 1, "metric": plan.metric, "cost": cost}
