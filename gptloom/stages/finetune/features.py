@@ -63,7 +63,8 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
     run.hooks = [*map(shown_to, readers), *callbacks]
     claim.sure()
     with run.working():
-        run.emit("start", steps=1, model=plan.options.base, method="feature", metric=plan.metric)
+        model = f"{plan.options.base} for {plan.options.task}"
+        run.emit("start", steps=1, model=model, method="feature", metric=plan.metric)
         began = time.perf_counter()
         train = _features(plan, claim.folder, "train", encoded(plan.body, plan.data.train))
         seconds = time.perf_counter() - began
