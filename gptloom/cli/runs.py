@@ -52,6 +52,7 @@ def list_all(resolved: Resolved[RunsOptions]) -> list[RunSummary]:
 
 def run_list(resolved: Resolved[RunsOptions], out: Output) -> None:
     """Lists the runs and how they are doing, the one that moved last first."""
+    from gptloom.observe.glossary import written
     from gptloom.observe.terminal import human_bytes, human_count
 
     found = list_all(resolved)
@@ -68,12 +69,15 @@ def run_list(resolved: Resolved[RunsOptions], out: Output) -> None:
             _figure(run.loss),
             _figure(run.valid_loss),
             _figure(run.bits_per_byte),
+            ""
+            if run.metric is None or run.metric_value is None
+            else f"{written(run.metric, run.metric_value)} {run.metric}",
             _age(run.updated),
             human_bytes(run.size),
         )
         for run in found
     ]
-    header = ("run", "state", "model", "step", "loss", "valid", "bits/byte", "last moved", "size")
+    header = ("run", "state", "model", "step", "loss", "valid", "bits/byte", "best score", "last moved", "size")
     out.table(header, rows, right=header[3:])
 
 

@@ -90,7 +90,8 @@ def class_numbers(placed: Sequence[Placed], labels: Sequence[str], findings: Fin
         if name is not None and name not in number:
             unseen.setdefault(name, []).append(where)
     for name, places in unseen.items():
-        mend = f"add examples of it to the training data, or delete {'it' if len(places) == 1 else 'them'}"
+        rows = "the row" if len(places) == 1 else "these rows"
+        mend = f"train with examples of it, delete {rows}, or, only to predict, leave the column of labels out"
         value = number_of(name)
         same = [label for label in labels if label.casefold() == name.casefold() or _equal(value, number_of(label))]
         if same:

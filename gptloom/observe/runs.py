@@ -60,6 +60,9 @@ class RunSummary:
     loss: float | None
     valid_loss: float | None
     bits_per_byte: float | None
+    metric: str | None
+    """By which the best step of a fine-tuning is chosen, and its value there."""
+    metric_value: float | None
     started: float | None
     updated: float | None
     size: int
@@ -126,10 +129,19 @@ def summarise(folder: Path, is_locked: IsLocked) -> RunSummary:
         loss=run.last("train", "loss"),
         valid_loss=run.last("evaluate", "valid_loss"),
         bits_per_byte=run.last("evaluate", "bits_per_byte"),
+        metric=run.last("evaluate", "metric"),
+        metric_value=_best(run),
         started=run.events[0]["time"] if run.events else None,
         updated=run.events[-1]["time"] if run.events else None,
         size=_size(folder),
     )
+
+
+def _best(run: RunFiles) -> float | None:
+    """The metric at the best step so far."""
+    best = run.last("evaluate", "best_step")
+    found = [e for e in run.of_type("evaluate") if e["step"] == best and e.get("metric")]
+    return found[-1]["metrics"].get(found[-1]["metric"]) if found else None
 
 
 def _size(folder: Path) -> int:

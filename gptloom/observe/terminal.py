@@ -68,6 +68,8 @@ class Progress:
     step: int = 0
     steps: int | None = None
     loss: float | None = None
+    task_loss: float | None = None
+    """The task's term alone, where a fine-tuning has another beside it."""
     not_finite: bool = False
     bits_per_byte: float | None = None
     valid_loss: float | None = None
@@ -93,6 +95,8 @@ class Progress:
             self.metric_value = event.get("metrics", {}).get(self.metric)
         if event["type"] == "train":
             self.loss = event.get("loss")
+            terms = event.get("losses") or {}
+            self.task_loss = terms.get("task") if len(terms) > 1 else None
             self.not_finite = self.loss is None
             self.tokens_per_second, self.mfu = event.get("tokens_per_second"), event.get("mfu")
             self._measure(event["step"], event["time"])
@@ -120,6 +124,8 @@ def progress_line(progress: Progress) -> str:
         parts.append("loss not finite")
     elif progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
+        if progress.task_loss is not None:
+            parts[-1] += f" (task {progress.task_loss:.3f})"
     if progress.metric is not None and progress.metric_value is not None:
         parts.append(f"valid {progress.metric} {written(progress.metric, progress.metric_value)}")
     elif progress.bits_per_byte is not None:

@@ -39,8 +39,8 @@ def _mallopt() -> ctypes._NamedFuncPointer | None:
     return ctypes.CDLL(None).mallopt
 
 
-def forget_peak(device: torch.device) -> None:
-    """From here on ``peak_memory`` is that of what comes; on a CPU only Linux can forget."""
+def forget_peak(device: torch.device) -> int:
+    """From here on ``peak_memory`` is that of what comes, on a CPU only where Linux forgets; the bytes held now."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -48,6 +48,7 @@ def forget_peak(device: torch.device) -> None:
         ctypes.CDLL(None).malloc_trim(0)  # else what an earlier training freed, and malloc kept, counts for this one
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_memory(device) or 0
 
 
 def peak_memory(device: torch.device) -> int | None:

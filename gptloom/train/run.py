@@ -276,15 +276,8 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> Path | None:
 
     The run that was there is put aside; its new place is returned, to be deleted once the new run is sure to start.
     """
+    check_free(folder, overwrite=overwrite)
     replaced = None
-    if folder.exists() and not folder.is_dir():
-        raise UserError(Problem("there is a file of this name", str(folder), "another --out"))
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / STATE).exists():
-            raise UserError(Problem("the folder is not empty and holds no run", str(folder), "another --out"))
-        if not overwrite:
-            mend = f"gptloom resume {folder}, another --out, or --overwrite"
-            raise UserError(Problem("there is a run in this folder already", str(folder), mend))
     try:
         if folder.is_dir() and (folder / STATE).exists():
             lock = RunLock(folder)
@@ -301,3 +294,15 @@ def prepare_folder(folder: Path, *, overwrite: bool) -> Path | None:
         message = f"the folder cannot be written ({error.strerror})"
         raise UserError(Problem(message, str(folder), "another --out")) from None
     return replaced
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """UserError when a new run may not be made in ``folder``; nothing is changed."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(Problem("there is a file of this name", str(folder), "another --out"))
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / STATE).exists():
+            raise UserError(Problem("the folder is not empty and holds no run", str(folder), "another --out"))
+        if not overwrite:
+            mend = f"gptloom resume {folder}, another --out, or --overwrite"
+            raise UserError(Problem("there is a run in this folder already", str(folder), mend))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.finetune import ColumnOptions, FinetuneOptions
+from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.task import Columns
 from gptloom.data.columns import guess_columns
 from gptloom.data.preprocess import NOTE
@@ -43,7 +43,7 @@ def read_task_data(options: FinetuneOptions) -> TaskData:
     Raises:
         UserError: every problem of every file at once.
     """
-    tables = {side: _tables(getattr(options, side), options) for side in SIDES}
+    tables = _tables(options)
     columns, sentence = guess_columns(tables["data"][0], options.task, options)
     say(sentence)
     if options.preprocess:
@@ -76,9 +76,20 @@ def read_task_data(options: FinetuneOptions) -> TaskData:
     return TaskData(train, valid, test, found["data"].labels, columns, files_hash(paths))
 
 
-def _tables(paths: Sequence[str], options: ColumnOptions) -> list[Table]:
+def _tables(options: FinetuneOptions) -> dict[str, list[Table]]:
+    """The tables of each side; UserError with what is wrong with any of the files."""
     declared = [name for name in (options.text, options.second, options.label, options.start) if name is not None]
-    return [read_table(path, options.header, [*declared, *options.choices]) for path in paths]
+    tables: dict[str, list[Table]] = {side: [] for side in SIDES}
+    problems: list[Problem] = []
+    for side in SIDES:
+        for path in getattr(options, side):
+            try:
+                tables[side].append(read_table(path, options.header, [*declared, *options.choices]))
+            except UserError as error:
+                problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return tables
 
 
 def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

@@ -77,6 +77,7 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
         state.seconds = time.perf_counter() - began
         run.emit("evaluate", valid_loss=None, metric=plan.metric, metrics=report.metrics, best_step=1, seconds=0.0)
         plan.body.model.float().cpu()
+        run.stopping = "finished: the head is fitted"
         leave(plan, run, describe(plan, run, claim.folder / FINAL), cost_of(plan, run))
         state.seconds = time.perf_counter() - began
 

@@ -22,6 +22,7 @@ from gptloom.interop.foreign import ForeignModel
 from gptloom.model.lora import merge_lora
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
+from gptloom.observe.glossary import written
 from gptloom.observe.pictures import can_draw
 from gptloom.observe.task_pictures import draw_confusion
 from gptloom.observe.terminal import say
@@ -94,6 +95,10 @@ def finish(plan: Plan) -> Hook:
             for name, parameter in run.model.named_parameters():
                 parameter.data = run.optimizer.masters.tensors[name].detach().to("cpu", torch.float32)
             run.model.cpu()
+        chosen = (
+            "" if run.state.best_value is None else f" ({written(plan.metric, run.state.best_value)} {plan.metric})"
+        )
+        say(f"kept: step {best} of {run.state.step}{chosen}, in {run.path / FINAL}")
         finished, cost = replace(plan, body=_plain_scores(plan.body)), cost_of(plan, run)
         leave(finished, run, about, cost)
 
@@ -159,9 +164,10 @@ def _merge(plan: Plan) -> None:
 
 def cost_of(plan: Plan, run: Run) -> dict[str, Any]:
     """What the training took; adapters must not be merged yet."""
+    peak = peak_memory(plan.device)
     return {
         "seconds": run.state.seconds,
-        "peak_memory": peak_memory(plan.device),
+        "peak_memory": None if peak is None else max(0, peak - plan.held),
         "trained_parameters": trained_parameters(plan.body.model),
     }
 

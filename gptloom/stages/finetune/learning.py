@@ -23,7 +23,8 @@ from gptloom.train.run import LoopSettings
 from gptloom.train.schedules import Schedule
 
 GPT1_LR, GPT1_SIZE = 6.25e-5, 116.5e6  # Radford et al. 2018, section 4.1
-HIGHEST_LR = 1e-3
+HIGHEST_LR = {"full": 1e-3, "last": 2e-3, "lora": 5e-3}
+HEAD_LR = 1e-3
 LM_WEIGHT = 0.5  # GPT-1, section 4.1
 EPOCHS = 3.0
 HEAD_EPOCHS = 30.0
@@ -37,12 +38,12 @@ def choose_learning(resolved: Resolved[FinetuneOptions], body: Body) -> Resolved
     if options.lr is None:
         size = parameters_of(body.model)
         if head_only:
-            resolved = resolved.derive("lr", HIGHEST_LR, "the head alone")
+            resolved = resolved.derive("lr", HEAD_LR, "the head alone")
         else:
-            factor = METHOD_LR[options.method] if not options.train else 1.0
+            method = "full" if options.train else options.method
             # Smaller models take larger steps; GPT-1's own rate at its own size.
-            lr = min(HIGHEST_LR, factor * GPT1_LR * sqrt(GPT1_SIZE / size))
-            rule = f"{'patterns' if options.train else options.method}, {human_count(size)} parameters"
+            lr = min(HIGHEST_LR[method], METHOD_LR[method] * GPT1_LR * sqrt(GPT1_SIZE / size))
+            rule = f"{METHOD_LR[method]:g} times GPT-1's {GPT1_LR:g} for its 117M, by the root of {human_count(size)}"
             resolved = resolved.derive("lr", float(f"{lr:.2g}"), rule)
     if options.lm_weight is None:
         full = options.method == "full" and not options.train and body.next_words and not options.fresh

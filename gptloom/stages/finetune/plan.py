@@ -50,6 +50,7 @@ class Plan:
     metric: str
     device: torch.device
     dtype: torch.dtype  # computed in; another library's body keeps fp32 weights and casts by itself
+    held: int  # bytes that the program held before, which are not this training's
 
     @property
     def options(self) -> FinetuneOptions:
@@ -73,7 +74,7 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
     """Opens the body and settles what follows from it; nothing is written. UserError for all that cannot be."""
     options = resolved.options
     device = choose_device(options.device)
-    forget_peak(device)
+    held = forget_peak(device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     dtype, _ = choose_dtype(options.precision, device)
@@ -104,7 +105,7 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
         causal=body.next_words,
         next_word=bool(options.lm_weight),
     )
-    return Plan(resolved, data, body, lora, objective, batches, encoded(body, data.valid), metric, device, dtype)
+    return Plan(resolved, data, body, lora, objective, batches, encoded(body, data.valid), metric, device, dtype, held)
 
 
 def encoded(body: Body, examples: Sequence[Any]) -> list[Encoded]:

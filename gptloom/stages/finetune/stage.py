@@ -21,7 +21,7 @@ from gptloom.stages.finetune.part import part_sentence
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.several import compare_runs, methods_of, of_method
-from gptloom.train.run import Hook
+from gptloom.train.run import Hook, check_free
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,14 @@ def finetune(
     """
     check_options(resolved)
     options = resolved.options
-    data = read_task_data(options)
     folder = Path(options.out or default_folder(options))
+    several = options.method == "all" or options.seeds is not None
+    if not options.dry_run and not several:
+        check_free(folder, overwrite=options.overwrite)
+    data = read_task_data(options)
     if options.dry_run:
         return _foresee(resolved, data)
-    if options.method == "all" or options.seeds is not None:
+    if several:
         return compare_runs(resolved, data, folder, callbacks)
     return finetune_one(resolved, data, folder, callbacks)
 
