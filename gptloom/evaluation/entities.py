@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import accuracy_score
 
-from gptloom.evaluation.outcomes import Baseline, ClassOutcomes, Figures, Floats, Ints
+from gptloom.evaluation.outcomes import Baseline, ClassOutcomes, Figures, Floats, Ints, sklearn_metrics
 from gptloom.evaluation.significance import Counts
 
 OUTSIDE = "O"
@@ -66,7 +65,9 @@ class EntityOutcomes:
     def figures(self) -> Figures:
         """Precision, recall and F1 over all entities (micro), and the share of words tagged right."""
         return self._scores(np.ones(self.n)) | {
-            "accuracy": float(accuracy_score(np.concatenate(self.truth), np.concatenate(self.answers)))
+            "accuracy": float(
+                sklearn_metrics().accuracy_score(np.concatenate(self.truth), np.concatenate(self.answers))
+            )
         }
 
     def resampled(self, counts: Counts) -> Figures:

@@ -13,14 +13,26 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn import metrics as sk
 
 from gptloom.evaluation.significance import Counts
 
 Figures = dict[str, float]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+def sklearn_metrics() -> Any:
+    """``sklearn.metrics``. Its import takes a second, which whoever only asks for an answer should not wait."""
+    from sklearn import metrics
+
+    return metrics
+
+
+def scipy_stats() -> Any:
+    """``scipy.stats``, as late."""
+    from scipy import stats
+
+    return stats
 
 
 class Baseline(NamedTuple):
@@ -70,6 +82,7 @@ class ClassOutcomes:
 
     def figures(self) -> Figures:
         """Averages are over the classes that occur, as right or as given answer; what is never predicted gets 0."""
+        sk = sklearn_metrics()
         found = {"accuracy": float(sk.accuracy_score(self.truth, self.answers))}
         for average in ("macro", "weighted"):
             scores = sk.precision_recall_fscore_support(self.truth, self.answers, average=average, zero_division=0)
@@ -109,12 +122,14 @@ class ClassOutcomes:
 
     def confusion(self) -> list[list[int]]:
         """[C][C]: how often the class of the row was answered with the class of the column."""
-        return sk.confusion_matrix(self.truth, self.answers, labels=range(len(self.labels))).tolist()
+        return sklearn_metrics().confusion_matrix(self.truth, self.answers, labels=range(len(self.labels))).tolist()
 
     def per_class(self) -> list[dict[str, Any]]:
         """For each class its precision, recall and F1, and how often it was right (support) and answered."""
         places = range(len(self.labels))
-        scores = sk.precision_recall_fscore_support(self.truth, self.answers, labels=places, zero_division=0)
+        scores = sklearn_metrics().precision_recall_fscore_support(
+            self.truth, self.answers, labels=places, zero_division=0
+        )
         given = np.bincount(self.answers, minlength=len(self.labels))
         return [
             {
@@ -176,7 +191,7 @@ class ChoiceOutcomes:
         return self.truth == self.answers
 
     def figures(self) -> Figures:
-        return {"accuracy": float(sk.accuracy_score(self.truth, self.answers))}
+        return {"accuracy": float(sklearn_metrics().accuracy_score(self.truth, self.answers))}
 
     def resampled(self, counts: Counts) -> Figures:
         return {"accuracy": float(self.right @ counts / counts.sum())}
@@ -203,9 +218,9 @@ class NumberOutcomes:
         """A correlation with what does not vary at all is given as 0."""
         varies = np.ptp(self.truth) > 0 and np.ptp(self.answers) > 0
         return {
-            "pearson": float(stats.pearsonr(self.truth, self.answers).statistic) if varies else 0.0,
-            "spearman": float(stats.spearmanr(self.truth, self.answers).statistic) if varies else 0.0,
-            "mse": float(sk.mean_squared_error(self.truth, self.answers)),
+            "pearson": float(scipy_stats().pearsonr(self.truth, self.answers).statistic) if varies else 0.0,
+            "spearman": float(scipy_stats().spearmanr(self.truth, self.answers).statistic) if varies else 0.0,
+            "mse": float(sklearn_metrics().mean_squared_error(self.truth, self.answers)),
         }
 
     def resampled(self, counts: Counts) -> Figures:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 LEVEL = 0.95
 SAMPLES = 1000
@@ -31,6 +30,8 @@ class McNemar(NamedTuple):
 
 def wilson(right: int, n: int) -> Interval:
     """The 95 % interval of a share, ``right`` of ``n`` (Wilson 1927): right also near 0 and 1 and for small n."""
+    from scipy.stats import binomtest
+
     low, high = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return float(low), float(high)
 
@@ -63,6 +64,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
 
     ``p`` is two-sided: were both equally good, the examples that only one gets right would fall like coins.
     """
+    from scipy.stats import binomtest
+
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} and {second.shape}: the test compares answers to the same examples")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
