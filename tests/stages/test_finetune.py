@@ -114,7 +114,7 @@ def test_patterns_name_what_is_trained(tune: Tune, bodies: dict[str, Path]) -> N
     assert moved(run, bodies["decoder"]) == expected
     assert run.model.task.tokens.delimiter[0] < 290, "new tokens would stay random: the embedding is frozen"
     assert tune(train=["head,embedding"], overwrite=True, dry_run=True).sentence.endswith("embedding, task_head")
-    assert refusal(lambda: tune(train=["blocks.9", "nomr"])) == [
+    assert refusal(lambda: tune(train=["blocks.9", "nomr"], overwrite=True)) == [
         "--train blocks.9: no parameter is called so",
         "--train nomr: no parameter is called so",
     ]
