@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 
 import gptloom
 from gptloom.config.model import ModelConfig, preset
+from gptloom.evaluation import significance, task_metrics
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
+from gptloom.stages.finetune import final
 from gptloom.tokenizer.train import train_tokenizer
 
 VERSE = "the old king and his young queen went down to the river where a boat of green wood lay waiting for them"
@@ -118,7 +121,14 @@ def table(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def tune(bodies: dict[str, Path], table: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals from few resamples and no pictures of confusions: most of what a run of four steps takes."""
+    monkeypatch.setattr(task_metrics, "bootstrap", partial(significance.bootstrap, samples=20))
+    monkeypatch.setattr(final, "can_draw", lambda: False)
+
+
+@pytest.fixture
+def tune(bodies: dict[str, Path], table: Callable[..., Path], tmp_path: Path, cheap: None) -> Callable[..., Any]:
     """``gptloom.finetune`` of a body on rows of a task, 4 steps of 8 examples into ``tmp_path/run``."""
 
     def run(body: str = "decoder", kind: str = "classify", **given: Any) -> Any:

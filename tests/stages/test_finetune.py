@@ -66,7 +66,10 @@ def assert_figures_are_the_folders(run: Any, valid: Path) -> None:
 # ---- every task ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("scored", "choice", "tokens") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_every_task_is_learned_and_answered(tune: Tune, table: TABLE, kind: str) -> None:
     more = {"most": 5} if kind == "choice" else {}
     valid = table(kind, 12, 1, **more)
@@ -226,6 +229,7 @@ def test_weights_that_are_no_numbers_are_never_the_best(tune: Tune) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_equal_seeds_are_equal_to_the_bit(tune: Tune, tmp_path: Path) -> None:
     one, again, other = (
         tune(max_steps=2, seed=seed, out=str(tmp_path / name))
@@ -250,7 +254,7 @@ def test_a_score_comes_out_of_the_stored_head_itself(tune: Tune) -> None:
 # ---- other doors -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", ["decoder", "encoder"])
+@pytest.mark.parametrize("body", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_transformers_answers_the_same_from_the_text_on(tune: Tune, body: str) -> None:
     import transformers
 
@@ -281,7 +285,8 @@ def roberta(bodies: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path / "roberta"
 
 
-@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_body_of_transformers_is_fine_tuned(tune: Tune, table: TABLE, roberta: Path, method: str) -> None:
     valid = table("classify", 12, 1)
     run = tune(str(roberta), data=[str(table("classify"))], valid=[str(valid)], method=method, max_steps=3)
@@ -291,6 +296,7 @@ def test_a_body_of_transformers_is_fine_tuned(tune: Tune, table: TABLE, roberta:
     assert again.state.state == "finished"
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_is_fine_tuned_further(tune: Tune, tmp_path: Path) -> None:
     """The tokens that frame a text are those it has learned already; the head is new."""
     first = tune(max_steps=2)

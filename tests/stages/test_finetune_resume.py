@@ -67,7 +67,7 @@ def refusal(act: Callable[[], Any]) -> str:
 
 CASES = [
     ("decoder", "classify", "full"),
-    ("encoder", "classify", "lora"),
+    pytest.param("encoder", "classify", "lora", marks=pytest.mark.slow),
     *(
         pytest.param("decoder", kind, "full", marks=pytest.mark.slow)
         for kind in ("regress", "choice", "span", "tokens")
@@ -140,6 +140,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_broken_off_while_the_final_folder_is_written(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_broken_off_while_the_final_folder_is_written(
     assert same(stored(whole.path / "final"), stored(folder / "final"))
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on_from_the_end(tune: Tune) -> None:
     run = tune(max_steps=3)
     assert "--max-steps 6" in refusal(lambda: resume(run.path))
@@ -184,6 +186,7 @@ def test_features_outlive_a_run_that_was_broken_off(
     assert "--overwrite" in refusal(lambda: resume(again.path))
 
 
+@pytest.mark.slow
 def test_features_of_other_rows_are_made_anew(tune: Tune, table: TABLE, tmp_path: Path, monkeypatch: Any) -> None:
     data, valid = table("classify", 20, 5), str(table("classify", 12, 1))
     with monkeypatch.context() as patch:
@@ -246,6 +249,7 @@ def test_the_old_run_stays_where_the_new_one_is_refused(tune: Tune) -> None:
 # ---- several runs ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_method_stands_in_one_table(tune: Tune, tmp_path: Path) -> None:
     """Also with an option that one of the methods does not heed; what is done is not done again."""
     given = {"method": "all", "max_steps": 2, "lr": 3e-3, "layers": 1}
@@ -270,6 +274,7 @@ def test_every_method_stands_in_one_table(tune: Tune, tmp_path: Path) -> None:
     with_lock.release()
 
 
+@pytest.mark.slow
 def test_seeds_go_on_where_they_were_stopped(tune: Tune, table: TABLE, tmp_path: Path) -> None:
     """On one held-out part, whatever the seed: also where a run is gone on with by itself."""
     given = {"data": [str(table("classify", 40))], "valid": [], "seeds": 2, **EVERY}
@@ -308,7 +313,7 @@ def volume(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize("when", ["checkpoint", "final"])
+@pytest.mark.parametrize("when", ["checkpoint", pytest.param("final", marks=pytest.mark.slow)])
 def test_a_full_disk_is_waited_for(tune: Tune, volume: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     monkeypatch.setattr(disk, "LOOK_EVERY", 0.02)
     filler, states = volume / "filler", []

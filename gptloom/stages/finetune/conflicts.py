@@ -42,6 +42,10 @@ def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
         yield from _idle(resolved, ("layers",), "is for --method last")
     if method not in ("feature", "all"):
         yield from _idle(resolved, ("classifier",), "is for --method feature")
+    elif options.task == "span":
+        yield from _idle(
+            resolved, ("classifier",), "the places of an answer have no features: a span's head is trained"
+        )
     if uses_features(options):
         yield from _idle(resolved, STEPS, "nothing is trained by steps with --method feature")
         if options.classifier != "linear" and options.label_smoothing:
