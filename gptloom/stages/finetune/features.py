@@ -178,6 +178,7 @@ def _put(plan: Plan, weight: Tensor, bias: Tensor) -> None:
             head.score.bias.data = bias.float().to(plan.device)
 
 
+@torch.no_grad()
 def _report(plan: Plan, features: Features) -> TaskReport:
     """Of the validation examples, from their features."""
     head = cast(TaskModel, plan.body.model).task_head
