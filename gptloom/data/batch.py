@@ -6,6 +6,7 @@ B rows, T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -38,9 +39,10 @@ class Batch:
         if rows % self.group:
             raise ValueError(f"{rows} rows do not divide into groups of {self.group}")
         for name, tensor in self._tensors().items():
-            expected = {"pair_labels": (rows,), "labels": (rows // self.group, *tensor.shape[1:])}.get(
-                name, self.ids.shape
-            )
+            expected = self.ids.shape
+            if name in ("pair_labels", "labels"):  # one for each row, or for each example, of whatever shape
+                count = rows if name == "pair_labels" else rows // self.group
+                expected = torch.Size([count, *tensor.shape[1:]]) if name == "labels" else torch.Size([count])
             if tensor.shape != expected:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(expected)} as the ids ask")
 
@@ -53,12 +55,24 @@ class Batch:
         """Number of ids, padding included: B * T."""
         return self.ids.numel()
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on ``device``; the copy does not wait where memory is pinned."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
-        return Batch(**moved, group=self.group)
+        return type(self)(**moved, group=self.group)
 
-    def split(self, rows: int) -> list[Batch]:
+    def trimmed(self) -> Self:
+        """The same without the columns in which every row is padded, as views; padding must be on the right."""
+        if self.padding_mask is None:
+            return self
+        width, whole = int(self.padding_mask.sum(dim=1).max()), self.ids.shape
+        cut = {
+            name: tensor[:, :width] if tensor.shape[:2] == whole else tensor for name, tensor in self._tensors().items()
+        }
+        if bool(cut["padding_mask"].all()):
+            del cut["padding_mask"]
+        return type(self)(**cut, group=self.group)
+
+    def split(self, rows: int) -> list[Self]:
         """Micro-batches of at most ``rows`` rows, in order, as views; a group is never cut, however many rows it has."""
         if rows < 1:
             raise ValueError(f"a micro-batch needs at least one row, not {rows}")
@@ -68,4 +82,4 @@ class Batch:
             for name, tensor in self._tensors().items()
         }
         parts = zip(*cuts.values(), strict=True)
-        return [Batch(**dict(zip(cuts, part, strict=True)), group=self.group) for part in parts]
+        return [type(self)(**dict(zip(cuts, part, strict=True)), group=self.group) for part in parts]

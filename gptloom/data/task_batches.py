@@ -1,4 +1,8 @@
-"""Batches of labelled examples: texts of similar length together, so that little is spent on padding.
+"""Batches of labelled examples, drawn at random and sorted by length, so that passes over a part of one pad little.
+
+Texts of one length are not put into one batch: where length tells of the label (spam is long), such batches would hold one
+class each, and every step would unlearn the one before. Inside a batch the order changes nothing but the padding, since a
+step's gradient is summed over passes of any size.
 
 B examples, G rows of each, N = B G rows, T tokens of the longest row.
 """
@@ -21,7 +25,6 @@ from gptloom.data.task_inputs import IGNORED, Encoded
 
 Ints = NDArray[np.int64]
 
-POOL = 50  # batches that are sorted by length together: more waste less, but mix less
 EXAMPLES, BATCHES = 5, 6  # what a draw decides
 
 
@@ -48,9 +51,7 @@ class _Epoch:
 class TaskBatches:
     """The global batch of every step, as a pure function of (seed, step, excluded).
 
-    An epoch reads each example once. Its examples are shuffled and dealt into pools of 50 batches (of fewer where that
-    would be less than four pools: sorting everything would put the same texts together in every epoch), each pool is
-    sorted by length and cut into batches, and all the batches are shuffled. A batch holds examples of one number of rows.
+    An epoch reads each example once, in random order. A batch holds examples of one number of rows, the longest first.
     """
 
     def __init__(
@@ -68,15 +69,12 @@ class TaskBatches:
         self._alike = [np.flatnonzero(self._rows == rows) for rows in np.unique(self._rows)]
         self.steps_per_epoch = sum(-(-len(alike) // batch_size) for alike in self._alike)
         self._epoch = lru_cache(maxsize=4)(self._lay_out)
-        first = self._epoch(0)
-        widths = np.maximum.reduceat(self._lengths[first.order], first.bounds[:-1])
-        rows = np.add.reduceat(self._rows[first.order], first.bounds[:-1])
-        self.tokens_per_epoch = int((widths * rows).sum())
-        """Places in one pass over the examples, padding included; in the first one, others differ a little."""
+        self.tokens_per_epoch = sum(len(row.ids) for one in encoded for row in one.rows)
+        """Tokens in one pass over the examples, without padding."""
 
     @property
     def tokens_per_step(self) -> int:
-        """Places in one batch, padding included: the mean of the first epoch."""
+        """Tokens in one batch: the mean."""
         return max(1, self.tokens_per_epoch // self.steps_per_epoch)
 
     def epochs(self, step: int) -> float:
@@ -124,11 +122,9 @@ class TaskBatches:
         for kind, alike in enumerate(self._alike):
             n = len(alike)
             shuffled = alike[permute(np.arange(n), n, hash_words(self.seed, EXAMPLES, epoch, kind))]
-            pool = self.batch_size * max(1, min(POOL, n // (4 * self.batch_size)))
-            for start in range(0, n, pool):
-                own = shuffled[start : start + pool]
-                own = own[np.argsort(self._lengths[own], kind="stable")]
-                batches += [own[first : first + self.batch_size] for first in range(0, len(own), self.batch_size)]
+            for start in range(0, n, self.batch_size):
+                own = shuffled[start : start + self.batch_size]
+                batches.append(own[np.argsort(-self._lengths[own], kind="stable")])
         turns = permute(np.arange(len(batches)), len(batches), hash_words(self.seed, BATCHES, epoch))
         batches = [batches[turn] for turn in turns]
         return _Epoch(np.concatenate(batches), np.cumsum([0, *map(len, batches)]))
@@ -147,7 +143,16 @@ def in_length_order(encoded: Sequence[Encoded], tokens: int) -> Iterator[tuple[l
         start += len(indices)
 
 
-def padded(encoded: Sequence[Encoded], pad_id: int, *, next_word: bool = False) -> Batch:
+class TaskBatch(Batch):
+    """A batch of rows of different length, padded on the right."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, without padding."""
+        return self.ids.numel() if self.padding_mask is None else int(self.padding_mask.sum())
+
+
+def padded(encoded: Sequence[Encoded], pad_id: int, *, next_word: bool = False) -> TaskBatch:
     """One batch of examples that have equally many rows, padded on the right to the longest row.
 
     The padding mask is left out where nothing is padded, the labels where an example has none. With ``next_word`` the
@@ -166,7 +171,7 @@ def padded(encoded: Sequence[Encoded], pad_id: int, *, next_word: bool = False) 
     if next_word:
         targets[:, :-1] = np.where(real[:, 1:], ids[:, 1:], 0)
         weights[:, :-1] = real[:, 1:] / np.maximum(lengths - 1, 1)[:, None]
-    return Batch(
+    return TaskBatch(
         torch.from_numpy(ids),
         torch.from_numpy(targets),
         torch.from_numpy(weights),

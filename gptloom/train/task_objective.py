@@ -49,7 +49,7 @@ class TaskLoss:
         return counts
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        task_model = cast(TaskModel, model)
+        task_model, batch = cast(TaskModel, model), batch.trimmed()
         hidden = task_hidden(task_model, batch.ids, batch.padding_mask, batch.segment_ids, batch.positions)
         scores = head_scores(task_model, hidden, batch.padding_mask, batch.group)
         losses = {"task": self.task_loss(scores, batch)}

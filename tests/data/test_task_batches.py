@@ -147,22 +147,34 @@ def test_little_padding_on_real_sentences(gpt2: Tokenizer, real_data: Callable[[
     texts = gpt2.encode_batch([line.split("\t")[0] for line in lines])
     encoded = [Encoded((Row(tuple(ids), bytes(len(ids)), None),), 0, "", 0) for ids in texts]
     made = batches(encoded, size=32)
-    bucketed = []
+    whole, in_passes = [], []
     for step in range(made.steps_per_epoch):
         batch = made.batch(step)
-        real = batch.tokens if batch.padding_mask is None else int(batch.padding_mask.sum())
-        bucketed.append((*batch.ids.shape, real))
-    places = sum(rows * longest for rows, longest, _ in bucketed)
-    assert made.tokens_per_epoch == places
-    assert made.tokens_per_step == places // made.steps_per_epoch
-    draw = random.Random(1)
-    draw.shuffle(texts)
-    chance = []
-    for start in range(0, len(texts), 32):
-        lengths = [len(ids) for ids in texts[start : start + 32]]
-        chance.append((len(lengths), max(lengths), sum(lengths)))
-    assert waste(bucketed) < 0.05
-    assert waste(chance) > 0.4
+        whole.append((*batch.ids.shape, batch.tokens))
+        for part in (part.trimmed() for part in batch.split(8)):
+            in_passes.append((*part.ids.shape, part.tokens))
+    assert made.tokens_per_epoch == sum(map(len, texts))
+    assert made.tokens_per_step == made.tokens_per_epoch // made.steps_per_epoch
+    assert waste(in_passes) < 0.22
+    assert waste(whole) > 0.4
+
+
+def test_batches_mix_classes_where_length_tells_of_them() -> None:
+    """Sorted through many batches, texts of one length would meet: batches of spam, and batches without any."""
+    encoded = [
+        Encoded((Row(tuple(range(1, 4 + 20 * (index % 2))), b"", None),), index % 2, "", 0) for index in range(640)
+    ]
+    made = batches(encoded, size=32)
+    shares = [float(made.batch(step).labels.float().mean()) for step in range(made.steps_per_epoch)]  # type: ignore[union-attr]
+    assert min(shares) > 0.1 and max(shares) < 0.9
+
+
+def test_a_pass_is_as_wide_as_its_own_longest_row() -> None:
+    encoded = [Encoded((Row(tuple(range(1, 2 + length)), b"", None),), 0, "", 0) for length in (9, 2, 5, 2)]
+    first, second = (part.trimmed() for part in batches(encoded, size=4).batch(0).split(2))
+    assert first.ids.shape == (2, 10) and first.padding_mask is not None
+    assert second.ids.shape == (2, 3) and second.padding_mask is None
+    assert (first.tokens, second.tokens) == (16, 6)
 
 
 def test_evaluation_reads_each_example_once_and_the_longest_first() -> None:
