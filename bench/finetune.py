@@ -244,7 +244,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.01, help="of AdamW (default: 0.01)")
     parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (default: 1)")
     parser.add_argument("--dropout", type=float, help="of body and head (default: 0.1 for a BERT, 0 for a GPT)")
-    parser.add_argument("--peer", action="append", choices=list(PEERS), help="the default one, and these (default: all)")
+    parser.add_argument("--peer", action="append", choices=list(PEERS), help="only these (default: all)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each side (default: the cores)")
     parser.add_argument(
         "--tiny", "--fast", action="store_true", help="200 short rows, one seed, tiny bodies: only to see the bench run"
@@ -253,8 +253,8 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or (1 if arguments.tiny else 3)
     arguments.threads = arguments.threads or harness.cores()
-    if arguments.peer:
-        for name in set(PEERS) - {DEFAULT, *arguments.peer}:
+    if arguments.peer is not None:
+        for name in set(PEERS) - set(arguments.peer):
             del PEERS[name]
     if not arguments.tiny:
         sentences.check(parser)
