@@ -80,7 +80,7 @@ class LearningOptions(Options):
     """How the weights move."""
 
     batch_size: int = Field(32, gt=0, description="examples of one optimizer step")
-    micro_batch: int | None = Field(None, gt=0, description="sequences of one forward pass (default: a quarter of the batch)")
+    micro_batch: int | None = Field(None, gt=0, description="sequences of one forward pass (default: all of the batch)")
     lr: float | None = Field(None, gt=0, description="highest learning rate (default: from method and size)")
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning rate of each layer over that of the next one")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of all matrices")

@@ -1,8 +1,8 @@
-"""Batches of labelled examples, drawn at random and sorted by length, so that passes over a part of one pad little.
+"""Batches of labelled examples: texts of similar length together, so that little is spent on padding.
 
-Texts of one length are not put into one batch: where length tells of the label (spam is long), such batches would hold one
-class each, and every step would unlearn the one before. Inside a batch the order changes nothing but the padding, since a
-step's gradient is summed over passes of any size.
+Length alone must not decide: where it tells of the label (spam is long), sorted batches would hold one class each, and every
+step would unlearn the one before. So texts are sorted by their rank in length among those of their own class: the shortest
+of each meet, the middle ones, the longest, and every batch has the classes in their proportions.
 
 B examples, G rows of each, N = B G rows, T tokens of the longest row.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from gptloom.data.task_inputs import IGNORED, Encoded
 
 Ints = NDArray[np.int64]
 
+POOL = 50  # batches that are sorted by length together: more waste less, but mix less
+BINS = 4  # of scores, each as a class of its own
 EXAMPLES, BATCHES = 5, 6  # what a draw decides
 
 
@@ -51,7 +54,10 @@ class _Epoch:
 class TaskBatches:
     """The global batch of every step, as a pure function of (seed, step, excluded).
 
-    An epoch reads each example once, in random order. A batch holds examples of one number of rows, the longest first.
+    An epoch reads each example once. Its examples are shuffled and dealt into pools of 50 batches (of fewer where that
+    would be less than four pools: sorting everything would put the same texts together in every epoch), each pool is
+    sorted by length within each class and cut into batches, and all the batches are shuffled. A batch holds examples of one
+    number of rows, the longest first.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class TaskBatches:
         self.encoded, self.batch_size, self.seed, self.pad_id = list(encoded), batch_size, seed, pad_id
         self.next_word = next_word
         self._lengths = np.array([one.length for one in encoded], dtype=np.int64)
+        self._strata = _strata([one.label for one in encoded])
         self._rows = np.array([len(one.rows) for one in encoded], dtype=np.int64)
         self._alike = [np.flatnonzero(self._rows == rows) for rows in np.unique(self._rows)]
         self.steps_per_epoch = sum(-(-len(alike) // batch_size) for alike in self._alike)
@@ -122,12 +129,34 @@ class TaskBatches:
         for kind, alike in enumerate(self._alike):
             n = len(alike)
             shuffled = alike[permute(np.arange(n), n, hash_words(self.seed, EXAMPLES, epoch, kind))]
-            for start in range(0, n, self.batch_size):
-                own = shuffled[start : start + self.batch_size]
-                batches.append(own[np.argsort(-self._lengths[own], kind="stable")])
+            pool = self.batch_size * max(1, min(POOL, n // (4 * self.batch_size)))
+            for start in range(0, n, pool):
+                own = shuffled[start : start + pool]
+                own = own[np.argsort(_ranks(self._lengths[own], self._strata[own]), kind="stable")]
+                batches += [own[first : first + self.batch_size] for first in range(0, len(own), self.batch_size)]
+        batches = [own[np.argsort(-self._lengths[own], kind="stable")] for own in batches]
         turns = permute(np.arange(len(batches)), len(batches), hash_words(self.seed, BATCHES, epoch))
         batches = [batches[turn] for turn in turns]
         return _Epoch(np.concatenate(batches), np.cumsum([0, *map(len, batches)]))
+
+
+def _strata(labels: Sequence[Any]) -> Ints:
+    """Which class each example is of; scores in ``BINS`` of equal size; tags and spans are all of one."""
+    if isinstance(labels[0], float):
+        order = np.argsort(np.array(labels), kind="stable")
+        bins = np.empty(len(labels), dtype=np.int64)
+        bins[order] = np.arange(len(labels)) * BINS // len(labels)
+        return bins
+    return np.array([label if isinstance(label, int) else 0 for label in labels], dtype=np.int64)
+
+
+def _ranks(lengths: Ints, strata: Ints) -> NDArray[np.float64]:
+    """Of each example the share of its stratum that is shorter."""
+    order = np.lexsort((lengths, strata))
+    _, starts, counts = np.unique(strata[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(lengths))
+    ranks[order] = (np.arange(len(lengths)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
+    return ranks
 
 
 def in_length_order(encoded: Sequence[Encoded], tokens: int) -> Iterator[tuple[list[int], list[Encoded]]]:

@@ -28,11 +28,10 @@ HEAD_LR = 1e-3
 LM_WEIGHT = 0.5  # GPT-1, section 4.1
 EPOCHS = 3.0
 HEAD_EPOCHS = 30.0
-PASSES, LEAST_ROWS = 4, 4  # of a batch: more and smaller ones pad less, but each has a cost of its own
 METHOD_LR = {"full": 1.0, "last": 2.0, "lora": 5.0}  # over that of full fine-tuning: less moves, further
 
 
-def choose_learning(resolved: Resolved[FinetuneOptions], body: Body, data: TaskData) -> Resolved[FinetuneOptions]:
+def choose_learning(resolved: Resolved[FinetuneOptions], body: Body) -> Resolved[FinetuneOptions]:
     """Learning rate, the weight of the next-word loss and a budget, where they were not given."""
     options = resolved.options
     head_only = options.method == "feature" and not options.train
@@ -53,19 +52,10 @@ def choose_learning(resolved: Resolved[FinetuneOptions], body: Body, data: TaskD
     elif options.lm_weight and not body.next_words:
         what = f"--lm-weight {options.lm_weight:g}: the body sees the whole text, and has no next word to predict"
         raise UserError(Problem(what, mend="leave it out"))
-    if options.micro_batch is None and not head_only:
-        resolved = resolved.derive("micro_batch", *_rows_of_a_pass(options, data))
     budgets = (options.max_steps, options.max_epochs, options.max_minutes, options.max_train_tokens)
     if all(budget is None for budget in budgets):
         resolved = resolved.derive("max_epochs", HEAD_EPOCHS if head_only else EPOCHS, "usual for this method")
     return resolved
-
-
-def _rows_of_a_pass(options: FinetuneOptions, data: TaskData) -> tuple[int, str]:
-    """Sequences of a forward pass, and why: a quarter of the batch, which is sorted by length."""
-    group = max(len(example.texts) - 1 for example in data.train) if options.task == "choice" else 1
-    rows = group * max(min(LEAST_ROWS, options.batch_size), options.batch_size // PASSES)
-    return rows, "passes over texts of similar length pad little"
 
 
 def count_steps(options: FinetuneOptions, batches: TaskBatches, seconds_per_step: float) -> Steps:

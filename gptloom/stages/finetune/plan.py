@@ -82,7 +82,7 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
     if dtype == torch.float16 and isinstance(body.model, ForeignModel):
         what = f"--precision fp16: {options.base} is another library's model, whose gradients are not scaled"
         raise UserError(Problem(what, mend="--precision bf16 or fp32"))
-    resolved = choose_learning(resolved, body, data)
+    resolved = choose_learning(resolved, body)
     options = resolved.options
     weights = class_weights(options.class_weights, data, options.task)
     objective = TaskLoss(
