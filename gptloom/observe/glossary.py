@@ -179,7 +179,12 @@ def metric(name: str) -> Metric | None:
 
 def written(name: str, value: float) -> str:
     """A metric of labelled examples as a person reads it: shares as ``87.3 %``, the others as ``0.512``."""
-    return f"{value:.1%}".replace("%", " %") if _figure(name) in SHARES else f"{value:.3f}"
+    return f"{value:.1%}".replace("%", " %") if is_share(name) else f"{value:.3f}"
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric of labelled examples lies between 0 and 1 and is shown in percent."""
+    return _figure(name) in SHARES
 
 
 def interval_text(name: str, interval: Sequence[float] | None) -> str:

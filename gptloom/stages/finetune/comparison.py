@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +11,13 @@ from typing import Any
 
 from gptloom.config.errors import UserError
 from gptloom.config.files import write_text
-from gptloom.evaluation.significance import mean_and_error
-from gptloom.observe.glossary import interval_text, written
+from gptloom.evaluation.significance import LEVEL, mean_and_error
+from gptloom.observe.glossary import interval_text, is_share, written
 from gptloom.observe.task_pictures import Bar, draw_methods
 from gptloom.observe.terminal import human_count, human_time, say
 from gptloom.stages.finetune.result import FinetunedRun
 
 COMPARISON = "comparison"
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's, of 1, 2, ... degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Line:
     values: tuple[float, ...]  # of the metric, a run each
     mean: float
     error: float | None  # standard error of the mean over seeds; None for a single run
-    low: float  # 95 %: over seeds where there are several, else over examples
+    low: float  # 95 %: over examples, and over seeds as well where there are several
     high: float
     baseline: float  # of a constant answer
     trained_parameters: int
@@ -80,16 +80,21 @@ class Comparison:
 
 
 def line_of(method: str, runs: Sequence[FinetunedRun], side: str) -> Line:
-    """What the finished runs of one method came to."""
+    """What the finished runs of one method, a seed each, came to.
+
+    Of one run the interval is the report's: what other rows would tell of this model. Of several it is that of the mean
+    over seeds and rows: half its width is the root of the sum of two squares, Student's t times the standard error of
+    the mean over seeds, and half the width of the runs' intervals over rows, which all runs share and no seed makes
+    narrower. So it is narrower than neither, and a share stays within 0 and 1.
+    """
     reports = [run.figures[side] for run in runs]
     metric = runs[0].figures["metric"]
     values = tuple(report["metrics"][metric] for report in reports)
     mean, error = mean_and_error(values)
-    if error is None:
-        low, high = reports[0]["intervals"].get(metric, (mean, mean))
-    else:
-        reach = error * (T_95[len(values) - 2] if len(values) - 2 < len(T_95) else 1.96)
-        low, high = mean - reach, mean + reach
+    own = [report["intervals"].get(metric, (value, value)) for report, value in zip(reports, values, strict=True)]
+    low, high = own[0] if error is None else _of_seeds_and_rows(values, error, own)
+    if is_share(metric):
+        low, high = max(0.0, low), min(1.0, high)
     costs = [run.figures["cost"] for run in runs]
     return Line(
         method,
@@ -104,6 +109,17 @@ def line_of(method: str, runs: Sequence[FinetunedRun], side: str) -> Line:
         sum(cost["seconds"] for cost in costs) / len(costs),
         None if costs[0]["peak_memory"] is None else max(cost["peak_memory"] for cost in costs),
     )
+
+
+def _of_seeds_and_rows(values: Sequence[float], error: float, own: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The interval of the mean of ``values``, whose standard error over seeds and intervals over rows are given."""
+    from scipy.stats import t
+
+    mean, n = math.fsum(values) / len(values), len(values)
+    seeds = float(t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    below = math.fsum(value - low for value, (low, _) in zip(values, own, strict=True)) / n
+    above = math.fsum(high - value for value, (_, high) in zip(values, own, strict=True)) / n
+    return mean - math.hypot(seeds, below), mean + math.hypot(seeds, above)
 
 
 def write_comparison(comparison: Comparison) -> None:

@@ -20,6 +20,7 @@ from gptloom.observe.terminal import quietly, say
 from gptloom.stages.finetune.comparison import Comparison, line_of, write_comparison
 from gptloom.stages.finetune.conflicts import STEPS
 from gptloom.stages.finetune.data import TaskData
+from gptloom.stages.finetune.features import uses_features
 from gptloom.stages.finetune.one import finetune_one
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
@@ -62,13 +63,14 @@ def _run_all(
     callbacks: Sequence[Hook],
 ) -> Comparison:
     options = resolved.options
-    seeds = [options.seed + number for number in range(options.seeds or 1)]
     side = "test" if data.test else "valid"
     comparison = Comparison(folder, options.metric or "", side, (), done=False)
     for method in methods:
         runs = []
+        seeds = _seeds_of(of_method(resolved, method).options)
+        parts = [method] if len(methods) > 1 or len(seeds) == 1 else []
         for seed in seeds:
-            name = "/".join([*([method] if len(methods) > 1 else []), *([f"seed-{seed}"] if len(seeds) > 1 else [])])
+            name = "/".join([*parts, *([f"seed-{seed}"] if len(seeds) > 1 else [])])
             say(f"\n{name}")
             own = of_method(resolved, method, seed=seed, seeds=None, out=str(folder / name), overwrite=True)
             runs.append(_finished(folder / name) or _begin_or_go_on(own, data, folder / name, callbacks))
@@ -80,6 +82,12 @@ def _run_all(
         comparison = Comparison(folder, runs[0].figures["metric"], side, lines, done=method == methods[-1])
         write_comparison(comparison)
     return comparison
+
+
+def _seeds_of(options: FinetuneOptions) -> list[int]:
+    """Those of the runs of one method: one alone where none would change anything, as for features of a trained body."""
+    alike = uses_features(options) and not (options.fresh or options.untrained)
+    return [options.seed + number for number in range(1 if alike else options.seeds or 1)]
 
 
 def methods_of(resolved: Resolved[FinetuneOptions]) -> tuple[str, ...]:
