@@ -12,6 +12,7 @@ from typing import Literal
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.model import FAMILIES, SIZES, is_preset, presets
 from gptloom.model.folder import CONFIG_FILE, PICKLES, refuse_pickle
+from gptloom.observe.runs import no_single_run
 
 RUNS = Path("runs")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -104,6 +105,8 @@ def _of_folder(folder: Path) -> Resolved:
     if is_adapter(folder):
         return Resolved("adapter", folder)
     if not is_run(folder):
+        if compared := no_single_run(folder):
+            raise UserError(compared)
         pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise refuse_pickle(pickles[0])

@@ -18,6 +18,8 @@ IsLocked = Callable[[Path], bool]
 """Whether a live process holds the lock of a run folder."""
 
 BROKEN_OFF = "broken off"
+COMPARISON = "comparison.json"
+"""What makes a folder a comparison of fine-tunings, with a run for each method and seed below it."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,18 @@ def follow_events(folder: Path, is_locked: IsLocked, poll: float = 0.2) -> Itera
                 return
 
 
+def no_single_run(folder: Path) -> Problem | None:
+    """Why the folder of a comparison of runs is not taken for a run or a model; None where it is no comparison."""
+    if not (folder / COMPARISON).is_file():
+        return None
+    runs = ", ".join(run.as_posix() for run in find_runs(folder))
+    what = f"a comparison of several runs: {(folder / 'comparison.md').as_posix()} shows what they came to"
+    return Problem(what, str(folder), f"name one of them: {runs}" if runs else None)
+
+
 def _no_run(folder: Path) -> Problem:
+    if compared := no_single_run(folder):
+        return compared
     if folder.is_dir():
         what = "no run: neither events.jsonl nor state.json lies in this folder"
     else:

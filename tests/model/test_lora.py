@@ -221,6 +221,7 @@ def test_it_works_under_autocast() -> None:
     assert layer.lora_b.grad is not None and layer.lora_b.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_one_compiled_code_object_serves_all_blocks() -> None:
     model = transformer(n_layer=4)
     add_lora(model, LoraConfig(target_modules=("all",)), 0)

@@ -91,6 +91,15 @@ def test_model_folders_and_checkpoint_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "modern-small", "fast-nano", "small", "modern"])
+def test_a_comparison_is_no_model_and_names_its_runs(tmp_path: Path) -> None:
+    for name in ("seed-1", "seed-2"):
+        make_run(tmp_path / "seeds" / name, final=True)
+    (tmp_path / "seeds" / "comparison.json").write_text("{}", encoding="utf-8")
+    told = refusal(tmp_path / "seeds")
+    assert "a comparison of several runs" in told and "seeds/comparison.md" in told
+    assert (tmp_path / "seeds" / "seed-1").as_posix() in told and (tmp_path / "seeds" / "seed-2").as_posix() in told
+
+
 def test_presets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_reference(name) == Resolved("preset", preset=name)

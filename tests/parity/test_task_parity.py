@@ -274,6 +274,7 @@ def test_a_classifier_by_transformers_answers_here_as_there(tmp_path: Path) -> N
 # ---- doors ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), [("gpt2", "sequence"), ("llama", "span"), ("bert", "choice")])
 def test_in_by_one_door_and_out_by_the_other(family: str, kind: str, tmp_path: Path) -> None:
     theirs = of_transformers(family, kind, tmp_path / "theirs")

@@ -20,13 +20,13 @@ from gptloom.config.errors import UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import resolve
 from gptloom.data.tables import read_table
-from gptloom.data.task_examples import for_prediction
+from gptloom.data.task_examples import Example, for_prediction
 from gptloom.evaluation.task_metrics import evaluate_task
 from gptloom.model.store import load_model
 from gptloom.model.task_head import task_scores
 from gptloom.observe.terminal import quietly
 from gptloom.stages.finetune import evaluating
-from gptloom.stages.finetune.data import hold_out, read_task_data
+from gptloom.stages.finetune.data import check_classes, hold_out, read_task_data
 from gptloom.stages.finetune.learning import class_weights
 from gptloom.stages.finetune.plan import Plan, plan_run
 
@@ -334,6 +334,9 @@ def test_what_does_not_fit_the_body_is_refused(tune: Tune, bodies: dict[str, Pat
     assert refusal(lambda: tune(method="last", layers=3)) == ["--layers 3: the body has 2 blocks"]
     assert refusal(lambda: tune(metric="bleu")) == ["--metric bleu: not one of this task's"]
     assert refusal(lambda: tune(max_length=49)) == ["--max-length 49 is more than the context of the body, 48"]
+    assert refusal(lambda: tune(method="lora", fresh=True)) == [
+        "--method lora --fresh: adapters stand on the weights of BASE, which random ones are not"
+    ]
     assert refusal(lambda: tune("gpt2")) == ["gpt2 is a preset: it has no trained weights"]
     assert refusal(lambda: tune("encoder", lm_weight=0.5)) == [
         "--lm-weight 0.5: the body sees the whole text, and has no next word to predict"
@@ -364,6 +367,28 @@ def test_rows_are_held_out_by_their_texts_alone(table: TABLE) -> None:
     everything = [*data.train, *data.valid]
     assert len(data.valid) == 5 and len(everything) == 50
     doubled = [example for example in everything for _ in range(2)]
-    train, valid = hold_out(doubled, 0.1)
+    train, valid = hold_out(doubled, 0.1, by_class=True)
     assert not {example.texts for example in train} & {example.texts for example in valid}
     assert {example.texts for example in valid} == {example.texts for example in data.valid}
+
+
+def example(text: str, label: Any) -> Example:
+    return Example(text, (text,), label, 0)
+
+
+def test_each_class_gives_its_share_and_keeps_a_text() -> None:
+    rows = [example(f"text {index}", min(index // 60, 2)) for index in range(121)]  # 60, 60 and a single one
+    rows += [example("TEXT  120", 2), example("text 0", 1)]  # that one again; a text of two classes
+    train, valid = hold_out(rows, 0.1, by_class=True)
+    assert [sum(one.label == label for one in valid) for label in (0, 1, 2)] in ([6, 6, 0], [6, 7, 0])
+    assert {one.label for one in train} == {0, 1, 2}
+    train, valid = hold_out([example(f"text {index}", (0, int(index == 3))) for index in range(12)], 0.9, by_class=True)
+    assert any(1 in one.label for one in train) and len(valid) == 11
+    assert hold_out([example("a", 0), example("b", 1)], 0.5, by_class=True)[1] == []
+
+
+def test_training_rows_need_every_class() -> None:
+    check_classes([example("a", 0), example("b", 1)], ("no", "yes"), "rows.tsv")
+    assert refusal(lambda: check_classes([example("a", 1)], ("no", "yes", "maybe"), "rows.tsv")) == [
+        "no training row is of the class 'no', 'maybe'"
+    ]

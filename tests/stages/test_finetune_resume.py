@@ -170,6 +170,7 @@ def test_a_larger_budget_goes_on_from_the_end(tune: Tune) -> None:
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_features_outlive_a_run_that_was_broken_off(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def test_features_of_other_rows_are_made_anew(tune: Tune, table: TABLE, tmp_path
 # ---- refused ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_rows_or_another_base_are_refused(
     tune: Tune, table: TABLE, bodies: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_other_rows_or_another_base_are_refused(
     assert read_state(run.path).state == "paused"
 
 
+@pytest.mark.slow
 def test_two_at_once_in_one_folder_are_one_too_many(tune: Tune, tmp_path: Path) -> None:
     told: list[str] = []
 

@@ -58,6 +58,7 @@ def finished(begun: Context) -> Any:
     return classify_docstrings(begun)
 
 
+@pytest.mark.slow
 def test_three_ways_are_measured_beside_two_without_a_network(finished: Any, begun: Context) -> None:
     ways = finished.figures["accuracies"]
     assert [way["run"] for way in ways] == [None, None, FEATURE, FULL, RANDOM]
@@ -78,6 +79,7 @@ def test_what_is_finished_is_not_made_again(finished: Any, begun: Context, monke
     assert classify_docstrings(begun) == finished
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_gone_on_with(
     finished: Any, begun: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

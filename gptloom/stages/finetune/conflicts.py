@@ -61,6 +61,9 @@ def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
         yield Problem("--fresh and --untrained: a preset has random weights already", mend="--untrained")
     if options.fresh and options.adapter is not None:
         yield Problem("--fresh and --adapter: an adapter belongs to trained weights", mend="one of them")
+    elif options.fresh and method == "lora":
+        what = "--method lora --fresh: adapters stand on the weights of BASE, which random ones are not"
+        yield Problem(what, mend="--method full --fresh")
 
 
 def _about_task(options: FinetuneOptions) -> Iterator[Problem]:
