@@ -74,7 +74,7 @@ def check_columns(table: Table, columns: Columns, label_needed: bool = True) -> 
     wanted = columns
     if not label_needed and columns.label not in table.names:
         wanted = columns.model_copy(update={"label": None, "start": None})
-    problems = _missing(table, wanted)
+    problems = _other_header(table, wanted) or _missing(table, wanted)
     roles = {role: getattr(columns, role) for role in ("text", "second", "label")}
     by_column: dict[str, list[str]] = {}
     for role, name in [*roles.items(), *(("choices", name) for name in columns.choices)]:
@@ -129,6 +129,19 @@ def _missing(table: Table, given: Declared) -> list[Problem]:
                 mend += "; --no-header if the first row holds no names"
             problems.append(Problem(f"no column {name!r}", where=table.path, mend=mend))
     return problems
+
+
+def _other_header(table: Table, columns: Columns) -> list[Problem]:
+    """The problem of a table whose columns are counted where those of the first file are named, or the reverse."""
+    names = declared_names(columns)
+    counted = all(name.isdecimal() for name in names)
+    if all(name in table.names for name in names) or table.has_header is not counted:
+        return []
+    if counted:
+        what = f"its first row was taken for names ({', '.join(table.names)}), and the first --data file has none"
+        return [Problem(what, table.path, "delete that row; --no-header if it is a row like the others")]
+    what = f"no header, and the first --data file has one: its columns are called {', '.join(names)}"
+    return [Problem(what, table.path, "write that first row here too; --header if the first row here is one")]
 
 
 def _refuse_instructions(table: Table, given: Declared) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.task import TaskConfig
+from gptloom.data.header_check import check_header
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task
@@ -66,10 +67,14 @@ def read_rows(task: TaskConfig, data: Sequence[str], roles: Sequence[str], heade
     """The tables named by ``data``; ``roles`` are columns called otherwise than in training, as ``text=review``.
 
     Raises:
-        UserError: files that are missing or no tables, roles that are none.
+        UserError: files that are missing or no tables, roles that are none, a first row of names where the model's
+            columns are counted, or the reverse.
     """
-    named = declared_names(with_roles(task.columns, roles))
-    return [read_table(path, header, named) for path in data]
+    columns = with_roles(task.columns, roles)
+    tables = [read_table(path, header, declared_names(columns)) for path in data]
+    for table in tables:
+        check_header(table, columns, header)
+    return tables
 
 
 def predict_tables(classifier: Classifier, tables: Sequence[Table], roles: Sequence[str] = ()) -> Predicted:

@@ -79,6 +79,7 @@ MODELS = {
     "stars": Stand(config(labels=("1", "2")), by_word("good")),
     "score": Stand(config("regress", ()), length),
     "other score": Stand(config("regress", ()), lambda example: Prediction(5.0 - len(example.texts[0]) % 2)),
+    "counted": Stand(config(text="1", label="2"), by_word("good")),
     "choice": Stand(config("choice", (), text="q", choices=("a", "b")), first_choice),
     "tags": Stand(config("tokens", ("O", "B-per", "I-per"), text="words", label="tags"), tags),
 }
@@ -97,6 +98,26 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         return code, printed.out, printed.err
 
     return invoke
+
+
+def test_a_header_is_no_text_of_a_model_that_counts_columns(run: Run) -> None:
+    code, _, err = run("predict", "counted", "--data", "t.tsv")
+    assert code == 2 and "looks like names (sentence, label)" in err and "--columns text=sentence label=label" in err
+    assert "--columns text=sentence" in run("compare", "counted", "good", "--data", "t.tsv")[2]
+    assert (
+        "5 labelled rows"
+        in run("predict", "counted", "--data", "t.tsv", "--columns", "text=sentence", "label=label")[1]
+    )
+    assert "--columns text=sentence" in run("predict", "counted", "--data", "t.tsv", "--header")[2]
+    Path("bare.tsv").write_text(ROWS.partition("\n")[2], encoding="utf-8")
+    assert "5 labelled rows" in run("predict", "counted", "--data", "bare.tsv")[1]
+
+
+def test_a_file_without_header_needs_columns(run: Run) -> None:
+    Path("bare.tsv").write_text(ROWS.partition("\n")[2], encoding="utf-8")
+    code, _, err = run("predict", "good", "--data", "bare.tsv")
+    assert code == 2 and "no header, and the model's columns are called sentence" in err
+    assert "--columns text=1 label=2" in err and "--header" in err
 
 
 def test_a_labelled_file_becomes_predictions_and_figures(run: Run) -> None:

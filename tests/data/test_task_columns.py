@@ -121,3 +121,13 @@ def test_a_label_column_may_be_absent_where_none_is_needed(tmp_path: Path) -> No
     check_columns(table, Columns(text="text", label="label"), label_needed=False)
     with pytest.raises(UserError, match="no column 'label'"):
         check_columns(table, Columns(text="text", label="label"))
+
+
+def test_files_that_differ_in_their_header(tmp_path: Path) -> None:
+    rows = "good film\t1\nbad film\t0\nfine\t1\n"
+    named = read_table(put(tmp_path / "named.tsv", f"text\tlabel\n{rows}"))
+    bare = read_table(put(tmp_path / "bare.tsv", rows))
+    with pytest.raises(UserError, match=r"bare\.tsv: no header, and the first --data file has one"):
+        check_columns(bare, Columns(text="text", label="label"))
+    with pytest.raises(UserError, match=r"named\.tsv: its first row was taken for names \(text, label\)"):
+        check_columns(named, Columns(text="1", label="2"))
