@@ -90,7 +90,6 @@ def test_model_folders_and_checkpoint_folders(tmp_path: Path) -> None:
     assert is_run(run) and not is_run(step) and not is_run(folder)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "modern-small", "fast-nano", "small", "modern"])
 def test_a_comparison_is_no_model_and_names_its_runs(tmp_path: Path) -> None:
     for name in ("seed-1", "seed-2"):
         make_run(tmp_path / "seeds" / name, final=True)
@@ -100,6 +99,7 @@ def test_a_comparison_is_no_model_and_names_its_runs(tmp_path: Path) -> None:
     assert (tmp_path / "seeds" / "seed-1").as_posix() in told and (tmp_path / "seeds" / "seed-2").as_posix() in told
 
 
+@pytest.mark.parametrize("name", ["gpt2", "modern-small", "fast-nano", "small", "modern"])
 def test_presets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_reference(name) == Resolved("preset", preset=name)
