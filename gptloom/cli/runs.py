@@ -185,10 +185,13 @@ def report_one(resolved: Resolved[RunOptions]) -> list[Path]:
 
 def run_report(resolved: Resolved[RunOptions], out: Output) -> None:
     """Writes one self-contained HTML page about a run, and its loss curve as a picture."""
+    from gptloom.observe.pictures import can_draw
+    from gptloom.observe.runs import read_run
+
     written = report_one(resolved)
     for path in written:
         out.result(str(path))
-    if len(written) == 1:
+    if len(written) == 1 and not can_draw() and read_run(Path(resolved.options.run)).of_type("train"):
         out.say('a picture of the loss as well: pip install "gptloom[plots]"')
     out.document({"files": [str(path) for path in written]})
 

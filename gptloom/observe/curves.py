@@ -35,7 +35,7 @@ class Curves:
         metric = next((event["metric"] for event in reversed(evaluate) if event.get("metric")), None)
         measured = [{"step": event["step"], **event["metrics"]} for event in evaluate if event.get("metrics")]
         return cls(
-            train_loss=_points(train, "loss", clock),
+            train_loss=_points([{"step": event["step"], "loss": shown_loss(event)} for event in train], "loss", clock),
             valid_loss=_points(evaluate, "valid_loss", clock),
             bits_per_byte=_points(evaluate, "bits_per_byte", clock),
             lr=_points(train, "lr", clock),
@@ -44,6 +44,12 @@ class Curves:
             metric=_points(measured, metric, clock) if metric else [],
             metric_name=metric,
         )
+
+
+def shown_loss(event: Event) -> float | None:
+    """The training loss that a validation loss is held against: of a fine-tuning the task's part alone."""
+    loss: float | None = (event.get("losses") or {}).get("task", event.get("loss"))
+    return loss
 
 
 class TokenClock:

@@ -13,7 +13,7 @@ from typing import Any
 import gptloom
 from gptloom.config.files import write_text
 from gptloom.observe.charts import Line, legend, line_chart
-from gptloom.observe.curves import Curves, Point, expected_band, smooth, thin, visible_range
+from gptloom.observe.curves import Curves, Point, expected_band, shown_loss, smooth, thin, visible_range
 from gptloom.observe.glossary import higher_is_better, main_metrics, written
 from gptloom.observe.page import metric_name, section, table
 from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
@@ -91,7 +91,7 @@ def _tiles(run: RunFiles) -> str:
         *_metric_tile(run),
         (metric_name("bits_per_byte", "bits per byte"), _figure(run.last("evaluate", "bits_per_byte"))),
         (metric_name("valid_loss", "validation loss"), _figure(run.last("evaluate", "valid_loss"))),
-        (metric_name("loss", "training loss"), _figure(run.last("train", "loss"))),
+        (metric_name("loss", "training loss"), _figure(_training_loss(run))),
         ("steps", f"{step:,}" + (f" of {steps:,}" if steps and steps != step else "")),
         (metric_name("tokens", "tokens"), _count(run.last("train", "tokens"))),
         (metric_name("tokens_per_second", "tokens a second"), _count(run.last("train", "tokens_per_second"))),
@@ -100,6 +100,12 @@ def _tiles(run: RunFiles) -> str:
     ]
     shown = [f'<div class="tile"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in tiles if value]
     return f'<div class="tiles">{"".join(shown)}</div>'
+
+
+def _training_loss(run: RunFiles) -> float | None:
+    """The newest, of what the validation loss is of as well."""
+    known = [loss for event in run.of_type("train") if (loss := shown_loss(event)) is not None]
+    return known[-1] if known else None
 
 
 def _metric_tile(run: RunFiles) -> list[tuple[str, str | None]]:

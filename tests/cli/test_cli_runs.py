@@ -92,12 +92,32 @@ def test_report_writes_the_page_and_the_picture(plays: Path, capsys: pytest.Capt
     assert (plays / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_where_there_is_no_loss_no_picture_is_promised(
+    plays: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptloom.observe.pictures.can_draw", lambda: False)
+    assert "gptloom[plots]" in run(capsys, "report", str(plays))[2]
+    (plays / "events.jsonl").unlink()  # as of features, which are fitted at once
+    code, out, err = run(capsys, "report", str(plays))
+    assert code == 0 and out.splitlines() == [str(plays / "report.html")] and "gptloom[plots]" not in err
+
+
 @pytest.mark.parametrize("command", [("runs", "show"), ("follow",), ("stop",), ("report",)])
 def test_a_mistyped_run_names_its_neighbour(
     command: tuple[str, ...], plays: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(capsys, *command, str(plays.parent / "play"))
     assert code == 2 and "no such run folder" in err and str(plays) in err
+
+
+@pytest.mark.parametrize("command", [("runs", "show"), ("report",), ("lineage",)])
+def test_a_comparison_is_not_taken_for_a_run(
+    command: tuple[str, ...], plays: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (plays.parent / "comparison.json").write_text("{}", encoding="utf-8")
+    code, _, err = run(capsys, *command, str(plays.parent))
+    assert code == 2 and err.count("a comparison of several runs") == 1
+    assert (plays.parent / "comparison.md").as_posix() in err and f"name one of them: {plays.as_posix()}" in err
 
 
 def model_folder(folder: Path, parents: list[dict[str, str]]) -> Path:

@@ -86,6 +86,12 @@ def test_the_metric_is_a_curve() -> None:
     assert Curves.of([]).metric == []
 
 
+def test_the_loss_of_a_fine_tuning_is_the_tasks_on_both_sides() -> None:
+    train = {"type": "train", "step": 1, "tokens": 10, "loss": 3.0, "losses": {"task": 0.5, "next_word": 5.0}}
+    assert Curves.of([train]).train_loss == [(10.0, 0.5)]
+    assert Curves.of([{**train, "losses": {"lm": 3.0}}, {**train, "losses": None}]).train_loss == [(10.0, 3.0)] * 2
+
+
 def test_many_classes_become_a_list_of_confusions() -> None:
     labels = [f"class {place}" for place in range(30)]
     matrix = [[5 if row == column else int(row == 3 and column == 7) for column in range(30)] for row in range(30)]
