@@ -10,6 +10,7 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.task import Columns, Task
 from gptloom.data.column_guess import Facts, guess_roles, likely
 from gptloom.data.column_names import INSTRUCTION_NAMES, plain
+from gptloom.data.conll import word_per_line
 from gptloom.data.tables import Table
 
 ROLES = ("text", "second", "label", "choices", "start")
@@ -57,7 +58,11 @@ def guess_columns(table: Table, task: Task, given: Declared) -> tuple[Columns, s
     _refuse_instructions(table, given)
     facts = [Facts.of(name, table) for name in table.names if name not in declared_names(given)]
     declared = {role: getattr(given, role) for role in ROLES if getattr(given, role)}
-    roles = guess_roles(task, declared, facts)
+    tagged = task == "tokens" and word_per_line(table)
+    if tagged:
+        roles = {"text": table.names[0], "label": table.names[-1]} | declared
+    else:
+        roles = guess_roles(task, declared, facts)
     if any(not roles.get(role) for role in NEEDED[task]):
         raise UserError(_not_obvious(table, task, roles, facts))
     columns = Columns.model_validate(roles)
@@ -66,7 +71,8 @@ def guess_columns(table: Table, task: Task, given: Declared) -> tuple[Columns, s
     note = f" (guessed: {', '.join(guessed)})" if guessed else ""
     unused = [fact.name for fact in facts if fact.name not in declared_names(columns)]
     rest = f"; not used: {', '.join(unused)}" if unused else ""
-    return columns, f"{table.path} ({table.how}): {spelled(roles)}{note}{rest}"
+    lines = "; a word on each line, a sentence between blank ones" if tagged else ""
+    return columns, f"{table.path} ({table.how}{lines}): {spelled(roles)}{note}{rest}"
 
 
 def check_columns(table: Table, columns: Columns, label_needed: bool = True) -> None:

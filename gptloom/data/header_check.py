@@ -10,7 +10,7 @@ from gptloom.data.columns import ROLES, declared_names
 from gptloom.data.header import is_header
 from gptloom.data.tables import Table
 
-WITH_OR_WITHOUT = ("csv", "tsv", "xlsx")
+WITH_OR_WITHOUT = ("csv", "tsv", "xlsx", "conll")
 
 
 def check_header(table: Table, columns: Columns, header: bool | None) -> None:

@@ -28,7 +28,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-_BY_LINE = ("csv", "tsv", "jsonl")
+_BY_LINE = ("csv", "tsv", "jsonl", "conll")
 _BINARY: dict[bytes, tuple[str, str]] = {  # first bytes: (what it is, the mend)
     b"PAR1": ("a Parquet file", "name it .parquet"),
     b"PK\x03\x04": ("an xlsx workbook or a zip", "name a workbook .xlsx; unpack a zip"),
@@ -66,7 +66,7 @@ def read_table(path: str, header: bool | None = None, named: Collection[str] = (
 
     ``header`` says whether the first row of a csv, tsv or xlsx holds names; None: it is looked at, where the columns
     ``named`` by the user decide. A tsv knows no quotes, a csv does (also with semicolons, as spreadsheets write it
-    where the comma is in numbers). Text is UTF-8, with or without byte order mark.
+    where the comma is in numbers). Lines of as many words each with blank ones between them are tagged words (conll). Text is UTF-8, with or without byte order mark.
     Raises ``UserError``: no such file, nothing in it, another encoding, broken rows (the first few, and how many).
     """
     file = Path(path)
@@ -95,7 +95,15 @@ def read_table(path: str, header: bool | None = None, named: Collection[str] = (
         if header is not None:
             raise UserError(Problem("JSON names its columns in every row", where="--header", mend="leave it out"))
         return _with_names(path, format, _json_rows(path, text) if format == "json" else _jsonl_rows(path, text), True)
-    return _with_header(path, format, _csv_rows(path, text) if format == "csv" else _tsv_rows(text), header, named)
+    if format == "csv":
+        return _with_header(path, format, _csv_rows(path, text), header, named)
+    return _with_header(
+        path,
+        format,
+        _split_rows(text, "\t" if format == "tsv" else None),
+        bool(header) if format == "conll" else header,
+        named,
+    )
 
 
 # ---- from rows to a table --------------------------------------------------------------------------------------------
@@ -177,7 +185,17 @@ def _format_of(text: str) -> str:
         return "jsonl" if _first_line_is_a_row(text) else "json"
     if begin == "[":
         return "json"
-    return "tsv" if "\t" in first else "csv"
+    if "\t" in first:
+        return "tsv"
+    return "conll" if _is_conll(text) else "csv"
+
+
+def _is_conll(text: str) -> bool:
+    """Whether lines are as many words each, a space between them, and blank lines stand between some: tagged words."""
+    lines = [line.split() for line in _lines(text.strip())]
+    widths = {len(words) for words in lines if words}
+    commas = all("," in "".join(words) for words in lines if words)
+    return len(widths) == 1 and widths != {1} and not all(lines) and not commas
 
 
 def _first_line_is_a_row(text: str) -> bool:
@@ -198,8 +216,9 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
-def _tsv_rows(text: str) -> Sheet:
-    kept = [(i, line.split("\t")) for i, line in enumerate(_lines(text), start=1) if line.strip()]
+def _split_rows(text: str, between: str | None) -> Sheet:
+    """Cells between tabs, or between any spaces."""
+    kept = [(i, line.split(between)) for i, line in enumerate(_lines(text), start=1) if line.strip()]
     return Sheet([], [cells for _, cells in kept], [i for i, _ in kept])
 
 

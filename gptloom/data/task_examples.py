@@ -12,6 +12,7 @@ from gptloom.config.task import Columns, Preprocess, Task, TaskConfig
 from gptloom.data.answers import answer_and_start, keyed, place_answer, right_choices
 from gptloom.data.cells import tags_of, texts_of
 from gptloom.data.columns import check_columns, declared_names, guess_columns, with_roles
+from gptloom.data.conll import sentences
 from gptloom.data.example import Example, Examples
 from gptloom.data.findings import Findings, counted
 from gptloom.data.labels import class_numbers, holds_scores, label_name, learn_classes, read_scores
@@ -92,10 +93,13 @@ class _Reader:
         self.notes: list[str] = []
 
     def read(self, tables: Sequence[Table]) -> Examples:
+        if self.task == "tokens":
+            tables = [sentences(table) for table in tables]
         for table in tables:
             check_columns(table, self.columns, label_needed=self.labelled)
         rows = [self._row(table, i) for table in tables for i in range(len(table.rows))]
         self._find_unlabelled(rows)
+        self._find_single_words(rows)
         values, labels = self._settled(rows)
         self.findings.check()
         self._count_choices(rows)
@@ -128,6 +132,13 @@ class _Reader:
             elif self.labelled and (row.label is None or label_name(row.label) is None):
                 nan = " (NaN)" if isinstance(row.label, float) else ""
                 self.findings.add("rows without a label", f"no label in column {column!r}{nan}", row.where, mend)
+
+    def _find_single_words(self, rows: Sequence[_Row]) -> None:
+        """Of tagged words, a sentence must be learned from: one word is its own context."""
+        if self.task == "tokens" and self.known is None and len(rows) > 1 and all(len(row.texts) == 1 for row in rows):
+            what = f"every row has a single word in column {self.columns.text!r}, so that no word has a context"
+            mend = "a row is a sentence: its words and its tags, each a space apart; or a word and its tag on each line, with a blank line after each sentence"
+            self.findings.add("rows of one word", what, rows[0].where, mend)
 
     def _settled(self, rows: Sequence[_Row]) -> tuple[Sequence[Any], tuple[str, ...]]:
         """The label of each row, and the names of the classes."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.task import TaskConfig
+from gptloom.data.conll import sentences
 from gptloom.data.header_check import check_header
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
@@ -74,7 +75,7 @@ def read_rows(task: TaskConfig, data: Sequence[str], roles: Sequence[str], heade
     tables = [read_table(path, header, declared_names(columns)) for path in data]
     for table in tables:
         check_header(table, columns, header)
-    return tables
+    return [sentences(table) for table in tables] if task.task == "tokens" else tables
 
 
 def predict_tables(classifier: Classifier, tables: Sequence[Table], roles: Sequence[str] = ()) -> Predicted:

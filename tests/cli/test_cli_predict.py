@@ -81,6 +81,7 @@ MODELS = {
     "other score": Stand(config("regress", ()), lambda example: Prediction(5.0 - len(example.texts[0]) % 2)),
     "counted": Stand(config(text="1", label="2"), by_word("good")),
     "choice": Stand(config("choice", (), text="q", choices=("a", "b")), first_choice),
+    "tagged lines": Stand(config("tokens", ("O", "B-per", "I-per"), text="1", label="2"), tags),
     "tags": Stand(config("tokens", ("O", "B-per", "I-per"), text="words", label="tags"), tags),
 }
 
@@ -111,6 +112,14 @@ def test_a_header_is_no_text_of_a_model_that_counts_columns(run: Run) -> None:
     assert "--columns text=sentence" in run("predict", "counted", "--data", "t.tsv", "--header")[2]
     Path("bare.tsv").write_text(ROWS.partition("\n")[2], encoding="utf-8")
     assert "5 labelled rows" in run("predict", "counted", "--data", "bare.tsv")[1]
+
+
+def test_a_conll_file_is_answered_by_sentences(run: Run) -> None:
+    Path("n.conll").write_text("Ada B-per\nsaw O\n, O\n\nParis O\nit O\n", encoding="utf-8")
+    code, out, _ = run("predict", "tagged lines", "--data", "n.conll")
+    assert code == 0 and "Ada saw ," in out and "2 labelled rows" in out
+    assert run("predict", "tagged lines", "--data", "n.conll", "--out", "n.csv")[0] == 0
+    assert read_table("n.csv").rows[1]["prediction"] == "B-per O"
 
 
 def test_a_file_without_header_needs_columns(run: Run) -> None:
