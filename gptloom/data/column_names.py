@@ -17,7 +17,7 @@ TEXT_NAMES: dict[Task, tuple[str, ...]] = {
     "similar": (),
     "choice": ("question", "query", "stem", "premise", "context", "article", "passage", "ctx", "prompt"),
     "span": ("context", "passage", "paragraph", "document", "article", "text"),
-    "tokens": ("tokens", "words", "text", "sentence"),
+    "tokens": ("tokens", "words", "text", "sentence", "token", "word"),
 }
 SECOND_NAMES = ("question", "query")  # of a span; those of pairs are below
 LABEL_NAMES: dict[Task, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ LABEL_NAMES: dict[Task, tuple[str, ...]] = {
     "similar": ("relatedness_score", "similarity_score", *_SCORES, "quality", "is_duplicate"),
     "choice": ("label", "answer", "answerkey", "answer_key", "gold", "correct", "target"),
     "span": ("answers", "answer", "answer_text", "label"),
-    "tokens": ("ner_tags", "tags", "labels", "pos_tags", "ner", "label"),
+    "tokens": ("ner_tags", "tags", "labels", "pos_tags", "ner", "label", "tag", "ner_tag", "pos_tag"),
 }
 CHOICES_NAMES = ("choices", "options", "endings")
 START_NAMES = ("answer_start", "start", "answer_starts")

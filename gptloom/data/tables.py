@@ -66,7 +66,8 @@ def read_table(path: str, header: bool | None = None, named: Collection[str] = (
 
     ``header`` says whether the first row of a csv, tsv or xlsx holds names; None: it is looked at, where the columns
     ``named`` by the user decide. A tsv knows no quotes, a csv does (also with semicolons, as spreadsheets write it
-    where the comma is in numbers). Lines of as many words each with blank ones between them are tagged words (conll). Text is UTF-8, with or without byte order mark.
+    where the comma is in numbers). Lines of as many words each, with blank ones between them, are tagged words (conll).
+    Text is UTF-8, with or without byte order mark.
     Raises ``UserError``: no such file, nothing in it, another encoding, broken rows (the first few, and how many).
     """
     file = Path(path)
@@ -97,13 +98,9 @@ def read_table(path: str, header: bool | None = None, named: Collection[str] = (
         return _with_names(path, format, _json_rows(path, text) if format == "json" else _jsonl_rows(path, text), True)
     if format == "csv":
         return _with_header(path, format, _csv_rows(path, text), header, named)
-    return _with_header(
-        path,
-        format,
-        _split_rows(text, "\t" if format == "tsv" else None),
-        bool(header) if format == "conll" else header,
-        named,
-    )
+    if format == "conll":
+        return _with_header(path, format, _split_rows(text, None), bool(header), named)
+    return _with_header(path, format, _split_rows(text, "\t"), header, named)
 
 
 # ---- from rows to a table --------------------------------------------------------------------------------------------

@@ -137,7 +137,10 @@ class _Reader:
         """Of tagged words, a sentence must be learned from: one word is its own context."""
         if self.task == "tokens" and self.known is None and len(rows) > 1 and all(len(row.texts) == 1 for row in rows):
             what = f"every row has a single word in column {self.columns.text!r}, so that no word has a context"
-            mend = "a row is a sentence: its words and its tags, each a space apart; or a word and its tag on each line, with a blank line after each sentence"
+            mend = (
+                "a row is a sentence: its words and its tags, each a space apart; or a word and its tag on each line,"
+                " with a blank line after each sentence"
+            )
             self.findings.add("rows of one word", what, rows[0].where, mend)
 
     def _settled(self, rows: Sequence[_Row]) -> tuple[Sequence[Any], tuple[str, ...]]:

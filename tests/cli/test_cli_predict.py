@@ -119,7 +119,7 @@ def test_a_conll_file_is_answered_by_sentences(run: Run) -> None:
     code, out, _ = run("predict", "tagged lines", "--data", "n.conll")
     assert code == 0 and "Ada saw ," in out and "2 labelled rows" in out
     assert run("predict", "tagged lines", "--data", "n.conll", "--out", "n.csv")[0] == 0
-    assert read_table("n.csv").rows[1]["prediction"] == "B-per O"
+    assert read_table("n.csv", header=True).rows[1]["prediction"] == "B-per O"
 
 
 def test_a_file_without_header_needs_columns(run: Run) -> None:
