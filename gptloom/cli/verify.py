@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
-from gptloom.config.errors import EndedElsewhere
+from gptloom.config.errors import EndedElsewhere, Problem, UserError
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
 from gptloom.config.verify import RerunOptions, VerifyResumeOptions
@@ -22,8 +23,13 @@ DIFFERS = 1
 def prove(resolved: Resolved[VerifyResumeOptions]) -> Verified:
     """Trains in peace, trains the same while killing and resuming it, and compares everything that the two left."""
     from gptloom.observe.terminal import quietly
+    from gptloom.stages.finetune.resume import is_finetuning
     from gptloom.stages.verify_resume import verify_resume
 
+    model = resolved.options.model
+    if model is not None and is_finetuning(Path(model)):
+        what = "this proves how a pretraining is resumed, and the run is a fine-tuning"
+        raise UserError(Problem(what, model, "a preset, or no model at all"))
     with quietly(resolved.options.quiet):
         return verify_resume(resolved)
 

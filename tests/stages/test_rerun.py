@@ -203,6 +203,17 @@ def test_refusals(runs: Runs) -> None:
     assert runs.rerun(run)[0] == 2
 
 
+@pytest.mark.parametrize("command", ["rerun", "verify-resume"])
+def test_a_fine_tuning_is_refused_in_one_sentence(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state.json").write_text('{"state": "finished"}', encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("version: 1\ncommand: finetune\noptions: {}\n", encoding="utf-8")
+    assert main([command, str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("a fine-tuning") == 1 and "there is no option" not in told
+
+
 def test_an_extension_with_a_new_warm_up_is_no_single_training(runs: Runs) -> None:
     run = runs.pretrain("--max-steps", 3, "--schedule", "cosine")
     assert main(["resume", str(run), "--max-steps", "6", "--quiet"]) == 0
