@@ -165,20 +165,29 @@ def _own_head(adapter: Path, told: Any) -> HeadConfig | None:
         raise UserError(Problem(what, str(adapter / LINEAGE_FILE), "copy the folder again")) from None
 
 
+def _lineage(adapter: Path, base: Path) -> dict[str, Any]:
+    """What the adapter says of itself, its parents named so that they are found from any folder."""
+    own = read_lineage(adapter).get("lineage")
+    if not own:
+        return {"stage": "adapter", "parents": [{"path": str(base.resolve()), "hash": content_hash(base)}]}
+    if not own.get("parents"):
+        return dict(own)
+    return {**own, "parents": [{**one, "path": str((adapter / one["path"]).resolve())} for one in own["parents"]]}
+
+
 def _write(adapter: Path, source: Resolved, result: Path) -> None:
     base, words = source.path, tokenizer_folder(source)
     assert base is not None
     model, config = merged_model(adapter, base)
     own = source_tokenizer(adapter)
     new_head = config.task_head != read_config(base).task_head
-    parents = [{"path": str(base.resolve()), "hash": content_hash(base)}]
     save_model(
         result,
         model,
         config,
         tokenizer=own or source_tokenizer(words),
         generation=generation_of(base),
-        lineage=read_lineage(adapter).get("lineage") or {"stage": "adapter", "parents": parents},
+        lineage=_lineage(adapter, base),
         task=own_task(adapter) or (None if new_head else own_task(base)),
     )
     described = read_json(result / CONFIG_FILE)

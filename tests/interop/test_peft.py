@@ -26,6 +26,7 @@ from gptloom.model.lora import LoraConfig, add_lora, is_lora
 from gptloom.model.store import content_hash, load_model, own_task, read_config, save_model
 from gptloom.model.task_head import task_scores
 from gptloom.model.transformer import Transformer
+from gptloom.observe.lineage import lineage as tree_of
 from gptloom.tokenizer.load import load_tokenizer
 
 IDS = torch.randint(3, 100, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -375,10 +376,12 @@ def test_task_tokenizer_and_lineage_come_along(tmp_path: Path) -> None:
         tokens=TaskTokens(start=0, delimiter=(0,), extract=0),
         max_length=16,
     )
-    write_adapter(tmp_path / "a", tensors, model.config, lora, "../base", task=task, lineage={"stage": "finetune"})
+    lineage = {"stage": "finetune", "parents": [{"path": "../base", "hash": content_hash(base)}]}
+    write_adapter(tmp_path / "a", tensors, model.config, lora, "../base", task=task, lineage=lineage)
     path = resolve_model(str(tmp_path / "a")).path
     assert path is not None and path.name == "a" and own_task(path) == task
-    assert json.loads((path / "gptloom.json").read_text(encoding="utf-8"))["lineage"] == {"stage": "finetune"}
+    [parent] = tree_of(path, content_hash).parents
+    assert parent.path == base.resolve() and parent.note is None, "the merged model lies elsewhere than the adapter"
     assert json.loads((path / "config.json").read_text(encoding="utf-8"))["id2label"]["2"] == "good"
     assert resolve_model(f"hf:{tmp_path / 'a'}").path == path  # made once
 
