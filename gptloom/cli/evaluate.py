@@ -56,12 +56,24 @@ def evaluate_texts(resolved: Resolved[EvaluateOptions]) -> Evaluated:
     from gptloom.interop.open import open_model
 
     options = resolved.options
+    _refuse_answering(options.model)
     texts = _open_texts(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     opened = open_model(options.model, device=options.device, precision=options.precision, untrained=options.untrained)
     score = _scorer(*opened, options)
     return Evaluated(options.model, {name: score(text(opened[1])) for name, text in texts.items()})
+
+
+def _refuse_answering(reference: str) -> None:
+    """UserError for a model that was fine-tuned for a task: of text it predicts nothing."""
+    from gptloom.interop.hub import resolve_model
+    from gptloom.model.store import own_task
+
+    folder = resolve_model(reference).path
+    if folder is not None and own_task(folder) is not None:
+        what = "this model was fine-tuned to answer rows, and predicts no text"
+        raise UserError(Problem(what, reference, f"gptloom predict {reference} --data ROWS"))
 
 
 def _scorer(model: Transformer, tokenizer: Tokenizer, options: EvaluateOptions) -> Callable[[Tokens], Score]:
