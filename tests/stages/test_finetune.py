@@ -195,8 +195,9 @@ def test_balanced_classes_count_alike(table: TABLE, bodies: dict[str, Path]) -> 
 
 def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9])
+    losses = iter([1.6, 1.5, 1.4, 1.3, 1.2, 1.1])
     monkeypatch.setattr(
-        evaluating, "validated", lambda plan: (1.0, SimpleNamespace(metrics={"accuracy": next(accuracies)}))
+        evaluating, "validated", lambda plan: (next(losses), SimpleNamespace(metrics={"accuracy": next(accuracies)}))
     )
     weights: dict[int, dict[str, Tensor]] = {}
 
@@ -211,6 +212,7 @@ def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.Monk
     assert same(final_weights(run), weights[2]) and not same(weights[2], weights[5])
     lineage = json.loads((run.path / "final" / "gptloom.json").read_text(encoding="utf-8"))["lineage"]
     assert lineage["step"] == 2 and lineage["stage"] == "finetune"
+    assert lineage["metrics"] == {"valid_loss": 1.5, "accuracy": 0.5}
 
 
 def test_weights_that_are_no_numbers_are_never_the_best(tune: Tune) -> None:

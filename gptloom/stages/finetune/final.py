@@ -22,6 +22,7 @@ from gptloom.interop.foreign import ForeignModel
 from gptloom.model.lora import merge_lora
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
+from gptloom.observe.events import read_events
 from gptloom.observe.glossary import written
 from gptloom.observe.pictures import can_draw
 from gptloom.observe.task_pictures import draw_confusion
@@ -35,7 +36,7 @@ from gptloom.train.checkpoint import FOLDER, name_of, restore_weights
 from gptloom.train.disk import Room, unless_full
 from gptloom.train.form import About
 from gptloom.train.memory import peak_memory
-from gptloom.train.run import Hook, Run
+from gptloom.train.run import EVENTS, Hook, Run
 
 METRICS, ADAPTER = "metrics.json", "adapter"
 Event = dict[str, Any]
@@ -90,7 +91,7 @@ def finish(plan: Plan) -> Hook:
         if best != run.state.step:
             restore_weights(run, run.path / FOLDER / name_of(best))
         about = describe(plan, run, run.path / FINAL)
-        about = replace(about, lineage={**about.lineage, "step": best})
+        about = replace(about, lineage={**about.lineage, "step": best, "metrics": _figures_at(best, plan, run)})
         with torch.no_grad():
             for name, parameter in run.model.named_parameters():
                 parameter.data = run.optimizer.masters.tensors[name].detach().to("cpu", torch.float32)
@@ -99,13 +100,19 @@ def finish(plan: Plan) -> Hook:
             "" if run.state.best_value is None else f" ({written(plan.metric, run.state.best_value)} {plan.metric})"
         )
         say(f"kept: step {best} of {run.state.step}{chosen}, in {run.path / FINAL}")
-        finished, cost = replace(plan, body=_plain_scores(plan.body)), cost_of(plan, run)
+        finished, cost = replace(plan, body=plain_scores(plan.body)), cost_of(plan, run)
         leave(finished, run, about, cost)
 
     return finish
 
 
-def _plain_scores(body: Body) -> Body:
+def _figures_at(step: int, plan: Plan, run: Run) -> dict[str, float | None]:
+    """What validation gave at the best step; the last evaluation may have been of a later one."""
+    found = [event for event in read_events(run.path / EVENTS) if event["type"] == "evaluate" and event["step"] == step]
+    return {"valid_loss": found[-1]["valid_loss"] if found else None, plan.metric: run.state.best_value}
+
+
+def plain_scores(body: Body) -> Body:
     """The head gives the scores themselves from now on: mean and deviation go into its weights."""
     task = body.task
     if not task.is_score:
