@@ -40,7 +40,9 @@ def compare_models(resolved: Resolved[CompareOptions]) -> Comparison:
     check_same_task({name: task_of(name) for name in options.models})
     if options.threads:
         torch.set_num_threads(options.threads)
-    comparison = compare_reports({name: _report(name, options) for name in options.models}, options.seed)
+    answered = {name: _answered(name, options) for name in options.models}
+    reports = {name: report for name, (report, _) in answered.items()}
+    comparison = compare_reports(reports, options.seed, {name: cut for name, (_, cut) in answered.items()})
     if out is not None:
         as_json = out.suffix.lower() == ".json"
         document = json.dumps(comparison.as_dict(), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
@@ -48,8 +50,8 @@ def compare_models(resolved: Resolved[CompareOptions]) -> Comparison:
     return comparison
 
 
-def _report(name: str, options: CompareOptions) -> TaskReport:
-    """One model's answers, scored; it is let go before the next is opened."""
+def _answered(name: str, options: CompareOptions) -> tuple[TaskReport, dict[str, int] | None]:
+    """One model's answers, scored, and what it did not read (``Predicted.cut``); it is let go before the next is opened."""
     from gptloom.evaluation.predictions import predict_tables, read_rows
     from gptloom.interop.classifiers import open_classifier
 
@@ -63,7 +65,9 @@ def _report(name: str, options: CompareOptions) -> TaskReport:
         )
     if predicted.report.n < len(predicted.rows):
         say(f"{name}: {predicted.report.n:,} of {len(predicted.rows):,} rows have a label")
-    return predicted.report
+    if predicted.cut_note is not None:
+        say(f"{name}: {predicted.cut_note}")
+    return predicted.report, predicted.cut
 
 
 def run_compare(resolved: Resolved[CompareOptions], out: Output) -> None:

@@ -96,6 +96,8 @@ def run_predict(resolved: Resolved[PredictOptions], out: Output) -> None:
     """
     options = resolved.options
     predicted = predict_rows(resolved)
+    if predicted.cut_note is not None:
+        out.say(predicted.cut_note)
     if options.out is not None:
         out.say(f"{len(predicted.rows):,} rows written to {options.out}")
     else:
@@ -111,6 +113,7 @@ def run_predict(resolved: Resolved[PredictOptions], out: Output) -> None:
         {
             "model": options.model,
             "n": len(predicted.rows),
+            "cut": predicted.cut,
             **({"rows": predicted.table()} if options.out is None else {"out": options.out}),
             "report": None if report is None else report.as_dict(),
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -87,6 +88,8 @@ class Comparison:
 
     reports: dict[str, TaskReport]
     pairs: list[Pair]
+    cut: Mapping[str, dict[str, int] | None] = field(default_factory=dict)
+    """Of each model how many rows, tokens and words were beyond its length, and not read; None: none."""
 
     @property
     def metric(self) -> str:
@@ -136,7 +139,11 @@ class Comparison:
             "metric": self.metric,
             "n": self.n,
             "models": {
-                name: {"metrics": report.metrics, "intervals": {k: list(v) for k, v in report.intervals.items()}}
+                name: {
+                    "metrics": report.metrics,
+                    "intervals": {k: list(v) for k, v in report.intervals.items()},
+                    "cut": self.cut.get(name),
+                }
                 for name, report in self.reports.items()
             },
             "baseline": self._any.baseline,
@@ -173,10 +180,17 @@ def _asked(task: TaskConfig) -> str:
     return f"{task.task} (scores)" if task.is_score else task.task
 
 
-def compare_reports(reports: dict[str, TaskReport], seed: int) -> Comparison:
-    """Compares the answers of models to the same examples, every pair of them; ``seed`` is the bootstrap's."""
+def compare_reports(
+    reports: dict[str, TaskReport], seed: int, cut: Mapping[str, dict[str, int] | None] | None = None
+) -> Comparison:
+    """Compares the answers of models to the same examples, every pair of them; ``seed`` is the bootstrap's.
+
+    ``cut`` is only noted, see ``Comparison``.
+    """
     names = list(reports)
-    return Comparison(reports, [_pair(first, second, reports, seed) for first, second in combinations(names, 2)])
+    return Comparison(
+        reports, [_pair(first, second, reports, seed) for first, second in combinations(names, 2)], cut or {}
+    )
 
 
 def _pair(first: str, second: str, reports: dict[str, TaskReport], seed: int) -> Pair:

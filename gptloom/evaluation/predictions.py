@@ -18,6 +18,7 @@ from gptloom.data.header_check import check_header
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task
+from gptloom.observe.terminal import human_count
 
 if TYPE_CHECKING:
     from gptloom.generation.classifier import Classifier, Prediction
@@ -38,6 +39,36 @@ class Predicted:
     examples: list[Example]
     predictions: list[Prediction]
     report: TaskReport | None
+
+    @property
+    def cut(self) -> dict[str, int] | None:
+        """Rows that were too long, their tokens that were not read, and words that were tagged unread; None: no such."""
+        rows = [said for said in self.predictions if said.cut]
+        if not rows:
+            return None
+        return {
+            "rows": len(rows),
+            "tokens": sum(said.cut for said in rows),
+            "words": sum(said.unread for said in rows),
+        }
+
+    @property
+    def cut_note(self) -> str | None:
+        """``cut`` in a sentence."""
+        found = self.cut
+        if found is None:
+            return None
+        task = self.task
+        whose = {"span": "the context loses its", "choice": "the question loses its"}.get(task.task, "they lose their")
+        first = next(example.where for example, said in zip(self.examples, self.predictions, strict=True) if said.cut)
+        unread = ""
+        if found["words"]:
+            usual = "O" if "O" in task.labels else task.labels[0]
+            unread = f"; {found['words']:,} words beyond are answered {usual!r} unread"
+        return (
+            f"{found['rows']:,} of {len(self.rows):,} rows are longer than {task.max_length} tokens: {whose} {task.cut}, "
+            f"{human_count(found['tokens'])} tokens in all (first: {first}){unread}"
+        )
 
     @property
     def columns(self) -> list[str]:

@@ -6,7 +6,7 @@ Legend: C classes, K choices, T tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -32,12 +32,15 @@ class Prediction:
 
     ``probabilities``: of every class, or of every choice by its number; None for scores, tags and spans. ``confidence``:
     the probability of the answer, of tags the mean, of a span that of its first times that of its last token; None for
-    scores.
+    scores. ``cut``: tokens of the texts that the model did not read, since they were beyond its ``max_length``;
+    ``unread``: words that are tagged as most are, unread.
     """
 
     answer: Any
     probabilities: dict[str, float] | None = None
     confidence: float | None = None
+    cut: int = 0
+    unread: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,20 @@ class Scored:
 
 
 @torch.no_grad()
-def score_batches(model: nn.Module, encoded: Sequence[Encoded], pad_id: int, tokens: int = ROW_TOKENS) -> Iterator[Scored]:
+def score_batches(
+    model: nn.Module, encoded: Sequence[Encoded], pad_id: int, tokens: int = ROW_TOKENS
+) -> Iterator[Scored]:
     """Runs ``model`` in evaluation mode over all examples, those of one length together."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    for indices, own in in_length_order(encoded, tokens):
-        batch = padded(own, pad_id).to(device)
-        found = task_scores(cast(TaskModel, model), batch.ids, batch.padding_mask, batch.segment_ids, group=batch.group)
-        yield Scored(indices, own, batch, found.float())
-    model.train(training)
+    try:
+        for indices, own in in_length_order(encoded, tokens):
+            batch = padded(own, pad_id).to(device)
+            body = cast(TaskModel, model)
+            found = task_scores(body, batch.ids, batch.padding_mask, batch.segment_ids, group=batch.group)
+            yield Scored(indices, own, batch, found.float())
+    finally:  # also where a caller wants no more of them
+        model.train(training)
 
 
 class Classifier:
@@ -118,7 +126,11 @@ class Classifier:
         """Scores as answers."""
         kinds = {"choice": self._choice, "tokens": self._tags, "span": self._span}
         answer = kinds.get(self.task.task, self._number if self.task.is_score else self._class)
-        return [answer(*one) for one in zip(examples, encoded, scores, strict=True)]
+        found = [answer(*one) for one in zip(examples, encoded, scores, strict=True)]
+        return [
+            replace(said, cut=one.cut, unread=0 if one.words is None else len(example.texts) - len(one.words))
+            for said, example, one in zip(found, examples, encoded, strict=True)
+        ]
 
     def _scores(self, encoded: Sequence[Encoded]) -> list[Tensor]:
         found: dict[int, Tensor] = {}

@@ -81,6 +81,7 @@ MODELS = {
     "other score": Stand(config("regress", ()), lambda example: Prediction(5.0 - len(example.texts[0]) % 2)),
     "counted": Stand(config(text="1", label="2"), by_word("good")),
     "choice": Stand(config("choice", (), text="q", choices=("a", "b")), first_choice),
+    "short": Stand(config(), lambda one: Prediction("neg", {"neg": 1.0, "pos": 0.0}, 1.0, 7 * ("bad" in one.texts[0]))),
     "tagged lines": Stand(config("tokens", ("O", "B-per", "I-per"), text="1", label="2"), tags),
     "tags": Stand(config("tokens", ("O", "B-per", "I-per"), text="words", label="tags"), tags),
 }
@@ -120,6 +121,18 @@ def test_a_conll_file_is_answered_by_sentences(run: Run) -> None:
     assert code == 0 and "Ada saw ," in out and "2 labelled rows" in out
     assert run("predict", "tagged lines", "--data", "n.conll", "--out", "n.csv")[0] == 0
     assert read_table("n.csv", header=True).rows[1]["prediction"] == "B-per O"
+
+
+def test_what_was_not_read_is_said(run: Run) -> None:
+    said = "2 of 5 rows are longer than 64 tokens: they lose their"
+    code, out, err = run("predict", "short", "--data", "t.tsv")
+    assert code == 0 and said in out + err and "14 tokens in all (first: t.tsv:3)" in out + err
+    document = json.loads(run("predict", "short", "--data", "t.tsv", "--json")[1])
+    assert document["cut"] == {"rows": 2, "tokens": 14, "words": 0}
+    assert f"short: {said}" in run("compare", "short", "good", "--data", "t.tsv")[2]
+    models = json.loads(run("compare", "short", "good", "--data", "t.tsv", "--json")[1])["models"]
+    assert models["short"]["cut"]["rows"] == 2 and models["good"]["cut"] is None
+    assert json.loads(run("predict", "good", "--data", "t.tsv", "--json")[1])["cut"] is None
 
 
 def test_a_file_without_header_needs_columns(run: Run) -> None:
