@@ -1,6 +1,6 @@
 """Feature-based: the body runs once over every example, what it says is kept on disk, and a linear head is fitted to it.
 
-Legend: B examples, G sequences of each, D width, C scores.
+Legend: D width, C scores; items are examples, of tags the words; G choices of each, 1 of all other tasks.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from gptloom.data.task_inputs import IGNORED, Encoded
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task, higher_is_better
 from gptloom.generation.classifier import ROW_TOKENS, Classifier
 from gptloom.interop.foreign import ForeignModel
+from gptloom.interop.open import BF16_PARAMETERS
+from gptloom.model.counting import count_parameters
 from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
 from gptloom.stages.claim import Claim
-from gptloom.stages.finetune.final import cost_of, describe, leave
+from gptloom.stages.finetune.final import cost_of, describe, leave, plain_scores
 from gptloom.stages.finetune.part import part_sentence
 from gptloom.stages.finetune.plan import Plan, encoded
 from gptloom.stages.training import FINAL, shown_to
@@ -46,15 +48,24 @@ def uses_features(options: FinetuneOptions) -> bool:
 
 @dataclass(frozen=True)
 class Features:
-    """What the frozen body says of examples: [items, G, D], and the label of each item (of tags: of each word)."""
+    """What the frozen body says of examples: [items, G, D], and the label of each item (of tags: of each word).
+
+    ``counts`` [items]: how many choices an item has; what stands behind them in ``values`` means nothing.
+    """
 
     values: Tensor
     labels: Tensor
-    group: int = 1
+    counts: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """[items, G]: whether there is such a choice."""
+        return torch.arange(self.values.shape[1]) < self.counts[:, None]
 
 
 def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> None:
-    """Fits the head, and writes ``final/`` as every fine-tuning does."""
+    """Fits the head, and writes ``final/`` as every fine-tuning does; asked to stop, it keeps the features it has."""
+    plan = replace(plan, dtype=computed_in(plan))
     say(part_sentence(plan.body))
     run = Run(claim.folder, LoopSettings(steps=1), RunState())
     run.lock = claim.lock
@@ -66,10 +77,15 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
         model = f"{plan.options.base} for {plan.options.task}"
         run.emit("start", steps=1, model=model, method="feature", metric=plan.metric)
         began = time.perf_counter()
-        train = _features(plan, claim.folder, "train", encoded(plan.body, plan.data.train))
+        train = _features(plan, run, "train", encoded(plan.body, plan.data.train))
+        if train is None:
+            return
         seconds = time.perf_counter() - began
         say(f"features of {len(plan.data.train):,} examples in {human_time(seconds)}, kept in {claim.folder / FOLDER}")
-        report, rule = _fitted(plan, train, _features(plan, claim.folder, "valid", plan.valid))
+        valid = _features(plan, run, "valid", plan.valid)
+        if valid is None:
+            return
+        report, rule = _fitted(plan, train, valid)
         say(rule)
         state = run.state
         state.step = state.best_step = 1
@@ -78,30 +94,42 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
         run.emit("evaluate", valid_loss=None, metric=plan.metric, metrics=report.metrics, best_step=1, seconds=0.0)
         plan.body.model.float().cpu()
         run.stopping = "finished: the head is fitted"
-        leave(plan, run, describe(plan, run, claim.folder / FINAL), cost_of(plan, run))
+        about, cost = describe(plan, run, claim.folder / FINAL), cost_of(plan, run)
+        leave(replace(plan, body=plain_scores(plan.body)), run, about, cost)
         state.seconds = time.perf_counter() - began
 
 
 # ---- the body's part -------------------------------------------------------------------------------------------------
 
 
-def _features(plan: Plan, folder: Path, side: str, examples: list[Encoded]) -> Features:
-    """Of all examples; those of a run that was broken off are read from its folder, where they are of the same."""
-    path = folder / FOLDER / f"{side}.safetensors"
+def computed_in(plan: Plan) -> torch.dtype:
+    """The precision that ``open_classifier`` will choose for the result: a head is fitted to what it will be shown."""
+    model = plan.body.model
+    if plan.options.precision != "auto" or isinstance(model, ForeignModel):
+        return plan.dtype
+    return torch.float32 if count_parameters(model.config).total < BF16_PARAMETERS else plan.dtype
+
+
+def _features(plan: Plan, run: Run, side: str, examples: list[Encoded]) -> Features | None:
+    """Of all examples, None where the run is to stop; those of one that was broken off are read, if of the same."""
+    path = run.path / FOLDER / f"{side}.safetensors"
     key = json.dumps(
         {"base": plan.body.base_hash, "data": plan.data.hash, "task": plan.body.task.model_dump(mode="json")}
     )
     kept = _kept(path, key)
     if kept is None:
-        kept = _collect(plan, examples, side)
+        kept = _collect(plan, run, examples, side)
+        if kept is None:
+            return None
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{side}.part")
         write_tensors(part, kept, kept.__getitem__, {"key": key})
         part.replace(path)
     labels = [label for one in examples for label in _labels(one)]
     dtype = torch.float32 if labels and isinstance(labels[0], float) else torch.int64
-    groups = {len(one.rows) for one in examples}
-    return Features(kept["values"].float(), torch.tensor(labels, dtype=dtype), max(groups))
+    values = kept["values"].float()
+    counts = [min(len(one.rows), values.shape[1]) for one in examples for _ in _labels(one)]
+    return Features(values, torch.tensor(labels, dtype=dtype), torch.tensor(counts))
 
 
 def _labels(one: Encoded) -> Sequence[Any]:
@@ -118,13 +146,15 @@ def _kept(path: Path, key: str) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _collect(plan: Plan, examples: list[Encoded], side: str) -> dict[str, Tensor]:
-    """[items, G, D] in the order of the examples; of fewer than G choices the rest is zero and never chosen."""
+def _collect(plan: Plan, run: Run, examples: list[Encoded], side: str) -> dict[str, Tensor] | None:
+    """[items, G, D] in the order of the examples, zeros behind fewer than G choices; None where the run is to stop."""
     model, head = plan.body.model.eval(), plan.body.head
     model.to(plan.device, None if isinstance(model, ForeignModel) else plan.dtype)
-    group = max(len(one.rows) for one in examples)
+    group = max(len(one.rows) for one in examples) if head.kind == "choice" else 1
     found: dict[int, Tensor] = {}
     for indices, own in in_length_order(examples, 2 * ROW_TOKENS):
+        if run.check_stop():
+            return None
         batch = padded(own, plan.body.tokenizer.pad_id or 0).to(plan.device)
         body = cast(TaskModel, model)
         hidden = task_hidden(body, batch.ids, batch.padding_mask, batch.segment_ids)
@@ -150,7 +180,8 @@ def _fitted(plan: Plan, train: Features, valid: Features) -> tuple[TaskReport, s
         plan.options.classifier is None and classes and kind != "choice"
     )
     fit = _logistic if logistic else _linear
-    mean, std = train.values.mean((0, 1)), train.values.std((0, 1)).clamp_min(1e-6)
+    real = train.values[train.real]  # [rows, D]
+    mean, std = real.mean(0), real.std(0, correction=0).clamp_min(1e-6)
     if not plan.body.head.bias:  # no bias, so nothing that a mean could be put into
         mean = torch.zeros_like(mean)
     scaled = replace(train, values=(train.values - mean) / std)
@@ -220,22 +251,20 @@ def _logistic(plan: Plan, features: Features, strength: float) -> tuple[Tensor, 
 
 def _linear(plan: Plan, features: Features, strength: float) -> tuple[Tensor, Tensor]:
     """The task's own loss, and a normal prior of variance ``strength`` on the weights, by L-BFGS: [C, D] and [C]."""
-    head, values = plan.body.head, features.values
-    weight = torch.zeros(head.n_labels, values.shape[-1], requires_grad=True)
+    head = plan.body.head
+    weight = torch.zeros(head.n_labels, features.values.shape[-1], requires_grad=True)
     bias = torch.zeros(head.n_labels, requires_grad=head.bias)
     objective = TaskLoss(head, class_weights=plan.objective.class_weights, label_smoothing=plan.options.label_smoothing)
-    rows = torch.zeros(values.shape[0] * features.group, 1, dtype=torch.int64)
-    batch = Batch(rows, rows, rows.float(), labels=_as_batched(features, head.kind), group=features.group)
-    missing = (values == 0).all(-1) if head.kind == "choice" else None
+    parts = [_part(features, count, head.kind) for count in features.counts.unique().tolist()]
     optimizer = torch.optim.LBFGS([weight, *([bias] if head.bias else [])], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        scores = nn.functional.linear(values, weight, bias)  # [items, G, C]
-        scores = scores[..., 0] if head.kind == "choice" else scores if head.kind == "tokens" else scores[:, 0]
-        if missing is not None:
-            scores = scores.masked_fill(missing, float("-inf"))
-        total = objective.task_loss(scores, batch) + weight.square().sum() / (2 * strength)
+        total = weight.square().sum() / (2 * strength)
+        for own, batch in parts:
+            scores = nn.functional.linear(own, weight, bias)  # [items, count, C]
+            scores = scores[..., 0] if head.kind == "choice" else scores if head.kind == "tokens" else scores[:, 0]
+            total = total + objective.task_loss(scores, batch)
         total.backward()
         return total
 
@@ -243,5 +272,9 @@ def _linear(plan: Plan, features: Features, strength: float) -> tuple[Tensor, Te
     return weight.detach(), bias.detach()
 
 
-def _as_batched(features: Features, kind: str) -> Tensor:
-    return features.labels[:, None] if kind == "tokens" else features.labels
+def _part(features: Features, count: int, kind: str) -> tuple[Tensor, Batch]:
+    """The values of all items that have ``count`` choices, [items, count, D], and the batch that their loss asks for."""
+    own = features.counts == count
+    values, labels = features.values[own, :count], features.labels[own]
+    rows = torch.zeros(len(labels) * count, 1, dtype=torch.int64)
+    return values, Batch(rows, rows, rows.float(), labels=labels[:, None] if kind == "tokens" else labels, group=count)
