@@ -32,6 +32,7 @@ PROGRESS = (
     "tokens",
     "best_step",
     "best_value",
+    "best_loss",
     "stale_evaluations",
     "valid_loss",
     "bits_per_byte",
@@ -145,7 +146,7 @@ def _go_back(run: Run, to: int, document: dict[str, Any], facts: dict[str, Any])
         forget_after(run.path, to)
     way.put_back(run, finished_checkpoints(run.path)[to], document)
     for name in PROGRESS:
-        setattr(run.state, name, document["run"][name])
+        setattr(run.state, name, document["run"].get(name))  # an older checkpoint may not know one
     run.write_state()
     run.start_again()
 

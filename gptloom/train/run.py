@@ -68,6 +68,7 @@ class RunState:
     seconds: float = 0.0  # of training, evaluation and saving, over all attempts
     best_step: int | None = None
     best_value: float | None = None
+    best_loss: float | None = None  # on validation, at the best step of a fine-tuning: decides between equal values
     stale_evaluations: int = 0  # evaluations since the best one
     valid_loss: float | None = None
     bits_per_byte: float | None = None

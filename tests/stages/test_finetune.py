@@ -22,6 +22,7 @@ from gptloom.config.resolve import resolve
 from gptloom.data.tables import read_table
 from gptloom.data.task_examples import Example, for_prediction
 from gptloom.evaluation.task_metrics import evaluate_task
+from gptloom.generation.classifier import score_batches
 from gptloom.model.store import load_model
 from gptloom.model.task_head import task_scores
 from gptloom.observe.terminal import quietly
@@ -195,7 +196,7 @@ def test_balanced_classes_count_alike(table: TABLE, bodies: dict[str, Path]) -> 
 
 def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9])
-    losses = iter([1.6, 1.5, 1.4, 1.3, 1.2, 1.1])
+    losses = iter([1.6, 1.5, 1.4, 1.7, 1.2, 1.1])
     monkeypatch.setattr(
         evaluating, "validated", lambda plan: (next(losses), SimpleNamespace(metrics={"accuracy": next(accuracies)}))
     )
@@ -213,6 +214,30 @@ def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.Monk
     lineage = json.loads((run.path / "final" / "gptloom.json").read_text(encoding="utf-8"))["lineage"]
     assert lineage["step"] == 2 and lineage["stage"] == "finetune"
     assert lineage["metrics"] == {"valid_loss": 1.5, "accuracy": 0.5}
+
+
+def test_of_equal_steps_the_one_of_lower_loss_is_kept(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([(0.9, 0.5), (0.7, 0.5), (0.8, 0.5), (0.1, 0.4)])
+
+    def told(plan: Plan) -> tuple[float, Any]:
+        loss, accuracy = next(figures)
+        return loss, SimpleNamespace(metrics={"accuracy": accuracy})
+
+    monkeypatch.setattr(evaluating, "validated", told)
+    run = tune(max_steps=4, eval_every=1)
+    assert (run.state.best_step, run.state.best_value, run.state.best_loss) == (2, 0.5, 0.7)
+
+
+def test_scoring_leaves_the_mode_of_the_model_as_it_was(bodies: dict[str, Path], table: TABLE) -> None:
+    """Also where a caller wants no more of the batches."""
+    rows = {"data": [str(table("classify"))], "valid": [str(table("classify", 12, 1))]}
+    plan = plan_of({"base": str(bodies["decoder"]), "task": "classify", **rows})
+    plan.body.model.train()
+    batches = score_batches(plan.body.model, plan.valid, 0, tokens=20)
+    next(batches)
+    assert not plan.body.model.training
+    batches.close()
+    assert plan.body.model.training
 
 
 def test_weights_that_are_no_numbers_are_never_the_best(tune: Tune) -> None:
@@ -241,11 +266,17 @@ def test_equal_seeds_are_equal_to_the_bit(tune: Tune, tmp_path: Path) -> None:
     assert not same(final_weights(one), final_weights(other))
 
 
-def test_a_score_comes_out_of_the_stored_head_itself(tune: Tune) -> None:
-    run = tune("decoder", "regress", max_steps=2)
+@pytest.mark.parametrize("method", ["full", "feature"])
+def test_a_score_comes_out_of_the_stored_head_itself(tune: Tune, method: str) -> None:
+    run = tune("decoder", "regress", method=method, **({"max_steps": 2} if method == "full" else {}))
     task = run.model.task
     assert (task.score_mean, task.score_std) == (0.0, 1.0)
     answers = [prediction.answer for prediction in run.model.classify(["the rain", "the river and the king"])]
+    if method == "feature":
+        (report,) = [event["metrics"] for event in run.events if event["type"] == "evaluate"]
+        assert run.figures["valid"]["metrics"] == pytest.approx(report, rel=1e-3)
+        assert all(60 < answer < 170 for answer in answers)
+        return
     assert all(100 < answer < 130 for answer in answers), "the head begins at the mean of the scores"
     config = json.loads(
         (run.path / "checkpoints" / "step-00000002" / "model" / "gptloom.json").read_text(encoding="utf-8")

@@ -32,7 +32,8 @@ class EvaluateTask:
         state = run.state
         state.valid_loss = loss if math.isfinite(loss) else None
         if report is not None and self._is_best(run, value := report.metrics[self.plan.metric]):
-            state.best_step, state.best_value, state.stale_evaluations = state.step, value, 0
+            state.best_step, state.best_value, state.best_loss = state.step, value, state.valid_loss
+            state.stale_evaluations = 0
         else:
             state.stale_evaluations += 1
         run.emit(
@@ -45,10 +46,16 @@ class EvaluateTask:
         )
 
     def _is_best(self, run: Run, value: float) -> bool:
-        """A best step whose checkpoint is gone does not count: the run went back to before it was pruned for a better one."""
+        """Of equal values the one of lower loss, then the earlier, is the better.
+
+        A best step whose checkpoint is gone does not count: the run went back to before it was pruned for a better one.
+        """
         best, step = run.state.best_value, run.state.best_step
         if best is None or step is None or not (run.path / FOLDER / name_of(step)).is_dir():
             return True
+        if value == best:
+            loss, least = run.state.valid_loss, run.state.best_loss
+            return loss is not None and least is not None and loss < least
         return value > best if higher_is_better(self.plan.metric) else value < best
 
 
