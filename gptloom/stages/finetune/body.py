@@ -24,6 +24,7 @@ from gptloom.model.reference import is_adapter, resolve_reference
 from gptloom.model.store import content_hash
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import human_count, say
+from gptloom.stages.finetune.bases import check_tokenizer, weights_for
 from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.finetune.patterns import matches, patterns_of
 from gptloom.tokenizer import Tokenizer
@@ -108,6 +109,7 @@ def _open(
         what = f"{' and '.join(idle)} is for presets; this has weights and a tokenizer"
         raise UserError(Problem(what, str(reference.path), "--fresh begins with random weights of its shape"))
     if not is_foreign(reference.path):
+        check_tokenizer(reference)
         return open_model(options.base, device="cpu", precision="fp32")
     if options.fresh:
         what = "--fresh: the body is another library's, which gptloom does not initialise"
@@ -118,8 +120,7 @@ def _open(
 def _untrained(name: str, options: FinetuneOptions) -> tuple[Transformer, Tokenizer]:
     """A preset's shape, which ``_with_head`` fills with random weights."""
     if not options.untrained:
-        mend = f"gptloom pretrain --model {name} --data FILE --out runs/{name}   (or --untrained: random weights)"
-        raise UserError(Problem(f"{name} is a preset: it has no trained weights", mend=mend))
+        raise UserError(Problem(f"{name} is a preset: it has no trained weights", mend=weights_for(name)))
     published = options.tokenizer or preset_tokenizer(name)
     if published is None:
         what = f"{name} takes any tokenizer, and none was given"
