@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.task import Columns, Task
 from gptloom.data.column_guess import Facts, guess_roles, likely
-from gptloom.data.column_names import INSTRUCTION_NAMES, plain
+from gptloom.data.column_names import INSTRUCTION_NAMES, TEXT_NAMES, plain
 from gptloom.data.conll import word_per_line
 from gptloom.data.tables import Table
 
@@ -177,6 +177,13 @@ def _not_obvious(table: Table, task: Task, roles: dict[str, Any], facts: Sequenc
     what = f"not obvious which column is the {which} ({table.how}); its columns, with a value of each:\n"
     taken = [name for names in roles.values() for name in ([names] if isinstance(names, str) else names)]
     free = [fact for fact in facts if fact.name not in taken]
+    swapped = roles.get("label")
+    if "text" in lacking and swapped is not None and _looks_like_text(table, task, swapped):
+        found = roles | {"text": swapped} | likely(task, ["label"], free)
+        if found["label"] == swapped:
+            found["label"] = "COLUMN"
+        what = f"column {swapped!r} is given as the label, and looks like the text"
+        return Problem(what, where=table.path, mend=spelled(found))
     if len(table.names) < len(NEEDED[task]):
         mend = f"a table for {task} has a column for each of: {', '.join(NEEDED[task])}; commas or tabs between them"
         return Problem(what + "\n".join(lines), where=table.path, mend=mend)
@@ -186,6 +193,10 @@ def _not_obvious(table: Table, task: Task, roles: dict[str, Any], facts: Sequenc
     if task == "classify" and "text" in lacking and sum(fact.is_text for fact in facts) == 2:
         more += "; for classes of pairs of texts --task entail"
     return Problem(what + "\n".join(lines), where=table.path, mend=f"{options}, such as: {example}{more}")
+
+
+def _looks_like_text(table: Table, task: Task, name: str) -> bool:
+    return plain(name) in TEXT_NAMES[task] or Facts.of(name, table).is_text
 
 
 def _shortened(text: str, limit: int = 70) -> str:

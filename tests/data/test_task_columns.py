@@ -131,3 +131,11 @@ def test_files_that_differ_in_their_header(tmp_path: Path) -> None:
         check_columns(bare, Columns(text="text", label="label"))
     with pytest.raises(UserError, match=r"named\.tsv: its first row was taken for names \(text, label\)"):
         check_columns(named, Columns(text="1", label="2"))
+
+
+def test_a_text_that_is_given_as_the_label(tmp_path: Path) -> None:
+    rows = "".join(f"a film for number {i},{'pos' if i % 2 else 'neg'}\n" for i in range(30))
+    for name in ("text", "said"):
+        told = refused(put(tmp_path / "a.csv", f"{name},label\n{rows}"), "classify", label=name)
+        assert f"column '{name}' is given as the label, and looks like the text" in told
+        assert f"try: --text {name} --label label" in told
