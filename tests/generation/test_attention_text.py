@@ -171,6 +171,13 @@ def test_labels_stand_at_the_first_token_of_each_word(framing: Tokenizer) -> Non
     assert [seen.expected.places[place][0][0] for place in labelled] == tags
 
 
+def test_words_beyond_the_length_are_counted(framing: Tokenizer) -> None:
+    model, task = fine_tuned("tokens", "tokens", 3, ("O", "B", "I"))
+    long, short = Classifier(model, framing, task).classify(["abcd " * 6, "ab cd"])
+    assert long.unread > 0 and long.cut >= long.unread and long.answer[-long.unread :] == ["O"] * long.unread
+    assert (short.cut, short.unread) == (0, 0)
+
+
 def test_a_span_is_an_answer_and_has_its_borders_in_the_context(framing: Tokenizer) -> None:
     model, task = fine_tuned("span", "span", 2)
     seen = see(Watched.of(model), framing, "ab cd", "who?", task)

@@ -183,6 +183,7 @@ def test_balanced_classes_count_alike(table: TABLE, bodies: dict[str, Path]) -> 
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     weights = class_weights(["balanced"], data, "classify")
     assert weights is not None and weights.tolist() == pytest.approx(expected.tolist())
+    assert "stands alone" in refusal(lambda: class_weights(["balanced", "food=2"], data, "classify"))[0]
     wrong = refusal(lambda: class_weights(["foot=2", "food=0", "water=x"], data, "classify"))
     assert wrong == [
         "'foot=2': there is no such label",

@@ -138,6 +138,10 @@ def class_weights(given: Sequence[str], data: TaskData, task: str) -> Tensor | N
         counts = Counter(label for label in labels if label != IGNORED)
         total, classes = sum(counts.values()), len(data.labels)
         return torch.tensor([total / (classes * max(1, counts[index])) for index in range(classes)])
+    if "balanced" in given:
+        raise UserError(
+            Problem("balanced stands alone: it weighs every class", "--class-weights", "either it or LABEL=WEIGHT")
+        )
     weights, problems = dict.fromkeys(data.labels, 1.0), []
     for entry in (part for item in given for part in item.split(",")):
         label, equals, text = entry.rpartition("=")
