@@ -28,7 +28,7 @@ DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", harness.HERE.parent.parent / "sh
 MESSAGES, VOCABULARY = DATA / "sms_spam" / "SMSSpamCollection", DATA / "vocab_gpt2"
 TARGET, PUBLISHED = 92.0, 93.67
 SPLIT_SEED, SHARES = 123, (0.7, 0.1)
-OPTIONS = {"batch-size": "16", "lr": "1e-4", "max-epochs": "5", "warmup": "0.1", "lm-weight": "0", "max-length": "120"}
+OPTIONS = {"batch-size": "16", "lr": "1e-4", "max-epochs": "2", "warmup": "0.1", "lm-weight": "0", "max-length": "120"}
 
 
 def balanced_split() -> dict[str, list[str]]:
