@@ -84,7 +84,8 @@ class Save:
             self.saver.save(run)
         if event["type"] == "closing":
             self.saver.settle(run, wait=True)
-            self.saver.deleted()
+        elif event["type"] == "end":
+            self.saver.deleted()  # also what went when the last checkpoint stood, which hooks hear of after the closing
 
     def _wanted(self, event: Event, run: Run) -> bool:
         best_now = event["type"] == "evaluate" and run.state.best_step == run.state.step

@@ -213,7 +213,7 @@ def test_every_missing_extra_and_misshapen_tensor_is_named(tmp_path: Path) -> No
     file = tmp_path / "m" / "model.safetensors"
     tensors = load_file(file)
     del tensors["cls.predictions.bias"], tensors["bert.encoder.layer.1.attention.self.key.bias"]
-    tensors["classifier.weight"] = torch.zeros(2, 64)
+    tensors["elsewhere.weight"] = torch.zeros(2, 64)
     tensors["bert.pooler.dense.weight"] = torch.zeros(64, 63)
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UserError) as caught:
@@ -221,7 +221,7 @@ def test_every_missing_extra_and_misshapen_tensor_is_named(tmp_path: Path) -> No
     text = str(caught.value)
     assert len(caught.value.problems) == 4
     assert "cls.predictions.bias is missing" in text and "layer.1.attention.self.key.bias is missing" in text
-    assert "classifier.weight belongs to nothing" in text and "[64, 63]" in text
+    assert "elsewhere.weight belongs to nothing" in text and "[64, 63]" in text
 
 
 @pytest.mark.slow
