@@ -34,7 +34,9 @@ class ColumnOptions(Options):
     """Which column of a table is what."""
 
     text: Column = Field(None, description="column with the text, premise, context or words (default: guessed)")
-    second: Column = Field(None, description="column with the hypothesis, second sentence, or the question about --text")
+    second: Column = Field(
+        None, description="column with the hypothesis, second sentence, or the question about --text"
+    )
     label: Column = Field(None, description="column with the class, score, choice, tags or answer (default: guessed)")
     choices: Annotated[list[str], Metavar("COLUMN")] = Field(
         [], description="choice: a column for each, or one with lists"
@@ -62,7 +64,8 @@ class MethodOptions(Options):
         [], description='parameters to train by name, e.g. "blocks.10.*" head; instead of --method'
     )
     classifier: Literal["logistic", "linear"] | None = Field(
-        None, description="feature: scikit-learn's logistic regression, or the head on the task's loss (default: by task)"
+        None,
+        description="feature: scikit-learn's logistic regression, or the head on the task's loss (default: by task)",
     )
     pooling: Pooling | None = Field(
         None, description="whose hidden state stands for the text (default: the mean for feature, else by the model)"

@@ -47,9 +47,7 @@ def load(
         if given := [name for name, there in idle.items() if there]:
             raise UserError(Problem(f"{', '.join(given)}: this model answers, and does not write", str(reference)))
         return open_classifier(reference, device=device, precision=precision)
-    return models.load(
-        reference, device=device, precision=precision, untrained=untrained, compile=compile, slots=slots
-    )
+    return models.load(reference, device=device, precision=precision, untrained=untrained, compile=compile, slots=slots)
 
 
 def open_classifier(reference: str | Path, *, device: str = "auto", precision: str = "auto") -> Classifier:
