@@ -257,10 +257,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = parse()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    return harness.finish(result, arguments.json)
+    return harness.run_in_folder(parse(), measure)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = parse()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    return harness.finish(result, arguments.json)
+    return harness.run_in_folder(parse(), measure)
 
 
 if __name__ == "__main__":

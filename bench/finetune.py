@@ -26,7 +26,6 @@ import json
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -271,10 +270,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = parse()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    return harness.finish(result, arguments.json)
+    return harness.run_in_folder(parse(), measure)
 
 
 if __name__ == "__main__":

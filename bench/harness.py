@@ -15,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -205,6 +206,13 @@ def show(document: Mapping[str, Any]) -> None:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, raw figures too, to FILE")
+
+
+def run_in_folder(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Path], Result]) -> int:
+    """``finish`` of what ``measure`` finds, given a folder that goes with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, Path(folder))
+    return finish(result, arguments.json)
 
 
 def finish(result: Result, file: Path | None) -> int:

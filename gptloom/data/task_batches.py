@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -173,7 +173,10 @@ def in_length_order(encoded: Sequence[Encoded], tokens: int) -> Iterator[tuple[l
 
 
 class TaskBatch(Batch):
-    """A batch of rows of different length, padded on the right."""
+    """A batch of rows of different length, padded on the right; each part of it is as wide as its own longest row."""
+
+    def split(self, rows: int) -> list[Self]:
+        return [part.trimmed() for part in super().split(rows)]
 
     @property
     def tokens(self) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import HeadConfig, TaskConfig
+from gptloom.observe.terminal import human_count
 from gptloom.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -220,6 +221,16 @@ class TaskInputs:
             where=example.where,
             mend="a larger --max-length, or leave the row out",
         )
+
+
+def cut_sentence(task: TaskConfig, kind: str, cut: Sequence[tuple[str, int]], rows: int) -> str:
+    """What was left out of ``kind`` rows, of which there are ``rows``; ``cut``: where each shortened one stands, and tokens."""
+    whose = {"span": "the context loses its", "choice": "the question loses its"}.get(task.task, "they lose their")
+    tokens = sum(lost for _, lost in cut)
+    return (
+        f"{len(cut):,} of {rows:,} {kind}rows are longer than {task.max_length} tokens: {whose} {task.cut}, "
+        f"{human_count(tokens)} tokens in all (first: {cut[0][0]})"
+    )
 
 
 def longer_first(a: int, b: int, room: int) -> tuple[int, int]:

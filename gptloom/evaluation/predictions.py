@@ -17,8 +17,8 @@ from gptloom.data.conll import sentences
 from gptloom.data.header_check import check_header
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
+from gptloom.data.task_inputs import cut_sentence
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task
-from gptloom.observe.terminal import human_count
 
 if TYPE_CHECKING:
     from gptloom.generation.classifier import Classifier, Prediction
@@ -59,16 +59,13 @@ class Predicted:
         if found is None:
             return None
         task = self.task
-        whose = {"span": "the context loses its", "choice": "the question loses its"}.get(task.task, "they lose their")
-        first = next(example.where for example, said in zip(self.examples, self.predictions, strict=True) if said.cut)
+        pairs = zip(self.examples, self.predictions, strict=True)
+        cut = [(example.where, said.cut) for example, said in pairs if said.cut]
         unread = ""
         if found["words"]:
             usual = "O" if "O" in task.labels else task.labels[0]
             unread = f"; {found['words']:,} words beyond are answered {usual!r} unread"
-        return (
-            f"{found['rows']:,} of {len(self.rows):,} rows are longer than {task.max_length} tokens: {whose} {task.cut}, "
-            f"{human_count(found['tokens'])} tokens in all (first: {first}){unread}"
-        )
+        return cut_sentence(task, "", cut, len(self.rows)) + unread
 
     @property
     def columns(self) -> list[str]:

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.open import load
-from gptloom.observe.events import read_events
+from gptloom.stages.on_disk import RunOnDisk
 from gptloom.stages.task import stored_options
-from gptloom.train.run import EVENTS, RunState, read_state
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """A run on disk."""
-
-    path: Path
-
-    @property
-    def state(self) -> RunState:
-        """As ``state.json`` has it now."""
-        return read_state(self.path)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Every event that still holds."""
-        return read_events(self.path / EVENTS)
+class TrainedRun(RunOnDisk):
+    """A run of a pretraining."""
 
     @property
     def fills_masks(self) -> bool:

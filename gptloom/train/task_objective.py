@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from gptloom.config.task import HeadConfig
 from gptloom.data.batch import Batch
+from gptloom.data.task_inputs import IGNORED
 from gptloom.model.task_head import TaskModel, head_scores, task_hidden
 from gptloom.model.transformer import Transformer
 from gptloom.model.vocab_head import cross_entropy
-
-NONE = -100  # the label of a token, or the place of an answer, that counts for nothing
 
 
 class TaskLoss:
@@ -49,7 +48,7 @@ class TaskLoss:
         return counts
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        task_model, batch = cast(TaskModel, model), batch.trimmed()
+        task_model = cast(TaskModel, model)
         hidden = task_hidden(task_model, batch.ids, batch.padding_mask, batch.segment_ids, batch.positions)
         scores = head_scores(task_model, hidden, batch.padding_mask, batch.group)
         losses = {"task": self.task_loss(scores, batch)}
@@ -81,7 +80,7 @@ class TaskLoss:
             scores,
             labels,
             weight=weights,
-            ignore_index=NONE,
+            ignore_index=IGNORED,
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
@@ -90,8 +89,8 @@ class TaskLoss:
         if labels.is_floating_point():
             return float(labels.numel())
         if self.head.kind == "span":
-            return float((labels[:, 0] != NONE).sum())
-        labelled = labels[labels != NONE]
+            return float((labels[:, 0] != IGNORED).sum())
+        labelled = labels[labels != IGNORED]
         if self.class_weights is None:
             return float(labelled.numel())
         return float(self.class_weights[labelled.cpu()].sum())

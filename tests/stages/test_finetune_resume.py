@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from volumes import small_volume
 
 import gptloom
 from gptloom.config.errors import UserError
@@ -304,16 +305,8 @@ def test_seeds_go_on_where_they_were_stopped(tune: Tune, table: TABLE, tmp_path:
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """Three megabytes."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if mounted.returncode != 0:
-        pytest.skip("mounting a tmpfs is not allowed here: run as root, or inside unshare -rm")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_volume(tmp_path / "volume", 3) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("when", ["checkpoint", pytest.param("final", marks=pytest.mark.slow)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from ranks import run_ranks
+from volumes import small_volume
 
 from gptloom.config.errors import EndedElsewhere, UserError
 from gptloom.config.model import ModelConfig
@@ -36,16 +36,8 @@ SMALL = 50_000  # bytes that are enough for events and state, not for a checkpoi
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """One megabyte."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if mounted.returncode != 0:
-        pytest.skip("mounting a tmpfs is not allowed here: run as root, or inside unshare -rm")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_volume(tmp_path / "volume", 1) as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)

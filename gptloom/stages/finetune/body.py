@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from gptloom.model.reference import Resolved as Reference
 from gptloom.model.reference import is_adapter, resolve_reference
 from gptloom.model.store import content_hash
 from gptloom.model.transformer import Transformer
-from gptloom.observe.terminal import human_count, say
+from gptloom.observe.terminal import say
 from gptloom.stages.finetune.bases import check_tokenizer, weights_for
 from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.finetune.patterns import matches, patterns_of
@@ -86,7 +86,7 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
         columns=data.columns,
         inputs=inputs,
         tokens=tokens,
-        max_length=opened.config.context,
+        max_length=_longest_row(options, opened.config.context),
         cut=options.cut,
         preprocess=tuple(options.preprocess),
         metric=options.metric or "",
@@ -96,7 +96,7 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
     named = _named_folder(options, reference)
     body = Body(model, tokenizer, task, head, _hash(named, options.base), named, _lacks_pooler(opened, model))
     _say_frame(body, new_tokens)
-    return _measured(body, options, data)
+    return body
 
 
 def _open(
@@ -237,32 +237,12 @@ def _lacks_pooler(opened: Transformer | ForeignModel, model: Transformer | Forei
     return isinstance(model, Transformer) and model.config.pooler and not opened.config.pooler
 
 
-def _measured(body: Body, options: FinetuneOptions, data: TaskData) -> Body:
-    """With rows as long as the longest example needs, as far as the context reaches."""
-    context = body.task.max_length
-    limit = min(options.max_length or context, context)
+def _longest_row(options: FinetuneOptions, context: int) -> int:
+    """Tokens that a row may have: as many as the context reaches, or fewer where that is asked for."""
     if options.max_length is not None and options.max_length > context:
         what = f"--max-length {options.max_length} is more than the context of the body, {context}"
         raise UserError(Problem(what, str(options.base), f"--max-length {context} or less"))
-    body = _of_length(body, limit)
-    sides = {"training": data.train, "validation": data.valid, "test": data.test}
-    for side, examples in sides.items():
-        cut = [one for one in body.inputs.encode(examples) if one.cut]
-        if cut:
-            where = {"span": "the context loses its", "choice": "the question loses its"}.get(
-                options.task, "they lose their"
-            )
-            lost = sum(one.cut for one in cut)
-            say(
-                f"{len(cut):,} of {len(examples):,} {side} rows are longer than {limit} tokens: {where} {options.cut}, "
-                f"{human_count(lost)} tokens in all (first: {cut[0].where})"
-            )
-    return body
-
-
-def _of_length(body: Body, length: int) -> Body:
-    task = body.task.model_copy(update={"max_length": length})
-    return replace(body, task=task)
+    return options.max_length or context
 
 
 def _hash(folder: Path | None, preset: str) -> str:

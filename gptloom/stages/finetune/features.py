@@ -32,7 +32,7 @@ from gptloom.observe.terminal import ProgressReader, human_count, human_time, sa
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.final import cost_of, describe, leave, plain_scores
 from gptloom.stages.finetune.part import part_sentence
-from gptloom.stages.finetune.plan import Plan, encoded
+from gptloom.stages.finetune.plan import Plan
 from gptloom.stages.training import FINAL, shown_to
 from gptloom.train.run import Hook, LoopSettings, Run, RunState
 from gptloom.train.task_objective import TaskLoss
@@ -77,7 +77,7 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
         model = f"{plan.options.base} for {plan.options.task}"
         run.emit("start", steps=1, model=model, method="feature", metric=plan.metric)
         began = time.perf_counter()
-        train = _features(plan, run, "train", encoded(plan.body, plan.data.train))
+        train = _features(plan, run, "train", plan.train)
         if train is None:
             return
         seconds = time.perf_counter() - began

@@ -31,6 +31,7 @@ from gptloom.stages.finetune.body import Body, parameters_of
 from gptloom.stages.finetune.forms import AdapterFolder, ForeignBody
 from gptloom.stages.finetune.part import trained_parameters
 from gptloom.stages.finetune.plan import Plan
+from gptloom.stages.finetune.result import METRICS
 from gptloom.stages.training import FINAL
 from gptloom.train.checkpoint import FOLDER, name_of, restore_weights
 from gptloom.train.disk import Room, unless_full
@@ -38,7 +39,7 @@ from gptloom.train.form import About
 from gptloom.train.memory import peak_memory
 from gptloom.train.run import EVENTS, Hook, Run
 
-METRICS, ADAPTER = "metrics.json", "adapter"
+ADAPTER = "adapter"
 Event = dict[str, Any]
 
 

@@ -10,9 +10,10 @@ from gptloom.config.resolve import Resolved, write_config
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.finetune.features import fit_features, uses_features
-from gptloom.stages.finetune.plan import CONFIG, plan_run
+from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.training import train_one
+from gptloom.stages.task import CONFIG
 from gptloom.train.run import Hook
 
 

@@ -12,7 +12,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
 from gptloom.data.task_batches import TaskBatches
-from gptloom.data.task_inputs import Encoded
+from gptloom.data.task_inputs import Encoded, cut_sentence
 from gptloom.evaluation.task_metrics import default_metric, metric_names
 from gptloom.interop.bodies import open_body
 from gptloom.interop.foreign import ForeignModel
@@ -33,8 +33,6 @@ from gptloom.train.memory import forget_peak
 from gptloom.train.precision import choose_device, choose_dtype
 from gptloom.train.task_objective import TaskLoss
 
-CONFIG = "config.yaml"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,6 +44,7 @@ class Plan:
     lora: LoraConfig | None
     objective: TaskLoss
     batches: TaskBatches
+    train: list[Encoded]
     valid: list[Encoded]
     metric: str
     device: torch.device
@@ -82,6 +81,10 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
     if dtype == torch.float16 and isinstance(body.model, ForeignModel):
         what = f"--precision fp16: {options.base} is another library's model, whose gradients are not scaled"
         raise UserError(Problem(what, mend="--precision bf16 or fp32"))
+    train, valid = encoded(body, data.train), encoded(body, data.valid)
+    for kind, rows in (("training", train), ("validation", valid), ("test", body.inputs.encode(data.test))):
+        if cut := [(row.where, row.cut) for row in rows if row.cut]:
+            say(cut_sentence(body.task, f"{kind} ", cut, len(rows)))
     resolved = choose_learning(resolved, body)
     options = resolved.options
     weights = class_weights(options.class_weights, data, options.task)
@@ -98,14 +101,14 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
             say(f"for gptloom alone: {sentence}")
     lora = choose_part(body, options)
     batches = TaskBatches(
-        _learned(body, data),
+        _learned(body, train),
         options.batch_size,
         options.seed,
         body.tokenizer.pad_id or 0,
         causal=body.next_words,
         next_word=bool(options.lm_weight),
     )
-    return Plan(resolved, data, body, lora, objective, batches, encoded(body, data.valid), metric, device, dtype, held)
+    return Plan(resolved, data, body, lora, objective, batches, train, valid, metric, device, dtype, held)
 
 
 def encoded(body: Body, examples: Sequence[Any]) -> list[Encoded]:
@@ -117,9 +120,8 @@ def encoded(body: Body, examples: Sequence[Any]) -> list[Encoded]:
     return made
 
 
-def _learned(body: Body, data: TaskData) -> list[Encoded]:
+def _learned(body: Body, made: list[Encoded]) -> list[Encoded]:
     """The training examples, without spans whose answer was cut away."""
-    made = encoded(body, data.train)
     if body.task.task != "span":
         return made
     kept = [one for one in made if one.label[0] >= 0]

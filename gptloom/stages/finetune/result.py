@@ -5,32 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from gptloom.generation.classifier import Classifier
 from gptloom.interop.classifiers import open_classifier
-from gptloom.observe.events import read_events
-from gptloom.train.run import EVENTS, RunState, read_state
+from gptloom.stages.on_disk import RunOnDisk
 
 METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
-class FinetunedRun:
-    """A run on disk."""
-
-    path: Path
-
-    @property
-    def state(self) -> RunState:
-        """As ``state.json`` has it now."""
-        return read_state(self.path)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Every event that still holds."""
-        return read_events(self.path / EVENTS)
+class FinetunedRun(RunOnDisk):
+    """A run of a fine-tuning."""
 
     @property
     def figures(self) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.data import read_task_data
 from gptloom.stages.finetune.features import fit_features, uses_features
 from gptloom.stages.finetune.one import finetune_one
-from gptloom.stages.finetune.plan import CONFIG, plan_run
+from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.training import train_one
+from gptloom.stages.task import CONFIG
 from gptloom.train.checkpoint import newest_sound
 from gptloom.train.run import Hook, read_state, take_lock
 

@@ -10,8 +10,9 @@ from gptloom.config.resolve import Resolved, read_config
 from gptloom.observe.events import read_events
 from gptloom.stages.finetune.data import read_task_data
 from gptloom.stages.finetune.features import uses_features
-from gptloom.stages.finetune.plan import CONFIG, plan_run
+from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.show_examples import ShownExample, shown_example
+from gptloom.stages.task import CONFIG
 from gptloom.train.rollback import excluded_windows
 from gptloom.train.run import EVENTS
 

@@ -29,7 +29,8 @@ from gptloom.stages.finetune.learning import (
     optimizer_settings,
 )
 from gptloom.stages.finetune.part import part_sentence, trained_parameters
-from gptloom.stages.finetune.plan import CONFIG, Plan
+from gptloom.stages.finetune.plan import Plan
+from gptloom.stages.task import CONFIG
 from gptloom.stages.training import shown_to
 from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
