@@ -61,11 +61,13 @@ TABLE = (
     Entry(
         "finetune", "teach a trained model a task: classes, pairs, choices, tags, answers, scores", "finetune", "Train"
     ),
+    Entry("sft", "teach a trained model to follow instructions and to hold a conversation", "sft", "Train"),
     Entry("resume", "continue a run where it stopped, or extend a finished one", "pretrain", "Train"),
     Entry("rerun", "repeat a finished run, and prove that the same comes out", "verify", "Train"),
     Entry("verify-resume", "prove on this machine that a killed training goes on to the bit", "verify", "Train"),
     Entry("launch", "what to start on several machines: torchrun lines, or a Slurm script", "launch", "Train"),
     Entry("generate", "let a model write", "generate", "Use"),
+    Entry("chat", "talk with a model in the terminal", "chat", "Use"),
     Entry("fill-mask", "which words a model expects where a text says [MASK]", "fill_mask", "Use"),
     Entry("attention", "a page that shows what each head of a model looks at in a text", "attention", "Use"),
     Entry("predict", "what a fine-tuned model answers, for a file's rows or a text", "predict", "Use"),
@@ -76,6 +78,14 @@ TABLE = (
     Entry("tokenizer train", "train a tokenizer on text", "tokenizer", "Prepare"),
     Entry("tokenizer show", "show a text as tokens", "tokenizer", "Prepare"),
     Entry("tokenizer report", "how well a tokenizer fits a text", "tokenizer", "Prepare"),
+    Entry(
+        "data prepare",
+        "look through a file of examples, explain, repair, and write it for training",
+        "prepare",
+        "Prepare",
+    ),
+    Entry("data check", "every problem of a file at once, before a training finds it", "check", "Prepare"),
+    Entry("data instruct", "turn a labelled set into instructions and answers", "instruct", "Prepare"),
     Entry("data build", "turn documents into token shards", "data", "Prepare"),
     Entry("data show", "show the batch of any step of a run, or examples as a model reads them", "data", "Prepare"),
     Entry("runs", "list runs and how they are doing", "runs", "Runs"),

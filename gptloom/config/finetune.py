@@ -25,6 +25,7 @@ from gptloom.config.options import (
     ThreadsOption,
 )
 from gptloom.config.task import Pooling, Preprocess, Task
+from gptloom.config.tuning import AdapterOptions, LogOptions, PartOptions, TuningOptions
 
 METHODS = ("feature", "last", "full", "lora")
 Column = Annotated[str | None, Metavar("COLUMN")]
@@ -59,10 +60,6 @@ class MethodOptions(Options):
     method: Literal["feature", "last", "full", "lora", "all"] = Field(
         "full", description="frozen features, the last blocks, everything, low-rank adapters; all: each, compared"
     )
-    layers: int = Field(2, gt=0, description="last: how many blocks")
-    train: Annotated[list[str], Metavar("PATTERN")] = Field(
-        [], description='parameters to train by name, e.g. "blocks.10.*" head; instead of --method'
-    )
     classifier: Literal["logistic", "linear"] | None = Field(
         None,
         description="feature: scikit-learn's logistic regression, or the head on the task's loss (default: by task)",
@@ -70,31 +67,12 @@ class MethodOptions(Options):
     pooling: Pooling | None = Field(
         None, description="whose hidden state stands for the text (default: the mean for feature, else by the model)"
     )
-    rank: int | None = Field(None, gt=0, description="lora: of the adapters (default: 8)")
-    alpha: float | None = Field(None, gt=0, description="lora: their scale is alpha / rank (default: 2 rank)")
-    lora_dropout: float | None = Field(None, ge=0, lt=1, description="lora: of the adapters' inputs (default: 0)")
-    target_modules: Annotated[list[str], Metavar("NAME")] = Field(
-        [], description="lora: layers that get one: q k v out up gate down, or all (default: q v)"
-    )
-    adapter: Annotated[str | None, Metavar("FOLDER")] = Field(None, description="lora: a PEFT adapter to begin with")
 
 
-class LearningOptions(Options):
-    """How the weights move."""
+class LearningOptions(TuningOptions):
+    """How the weights move, and by which loss."""
 
-    batch_size: int = Field(32, gt=0, description="examples of one optimizer step")
-    micro_batch: int | None = Field(None, gt=0, description="sequences of one forward pass (default: all of the batch)")
-    lr: float | None = Field(None, gt=0, description="highest learning rate (default: from method and size)")
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning rate of each layer over that of the next one")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of all matrices")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment")
-    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment")
-    epsilon: float = Field(1e-8, gt=0, description="AdamW's, beside the root of the second moment")
-    clip: float = Field(1.0, ge=0, description="largest global gradient norm (0: no clipping)")
-    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    dropout: float | None = Field(
-        None, ge=0, lt=1, description="dropout of body and head (default: the body's own, and 0.1)"
-    )
     lm_weight: float | None = Field(
         None, ge=0, description="weight of the next-word loss beside the task's (default: GPT-1's 0.5 for full, else 0)"
     )
@@ -103,7 +81,6 @@ class LearningOptions(Options):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
     metric: str | None = Field(None, description="by which the best step is chosen (default: the task's)")
-    patience: int | None = Field(None, gt=0, description="stop after so many evaluations without a better one")
     seeds: int | None = Field(None, gt=1, description="train so often, with seeds from --seed on: mean and error")
 
 
@@ -111,7 +88,10 @@ class FinetuneOptions(
     ColumnOptions,
     TaskInputOptions,
     MethodOptions,
+    PartOptions,
+    AdapterOptions,
     LearningOptions,
+    LogOptions,
     BudgetOptions,
     PaceOptions,
     LimitOption,
@@ -132,14 +112,6 @@ class FinetuneOptions(
     tokenizer: str | None = Field(None, description="for a preset: tokenizer folder, file or name")
     untrained: bool = Field(False, description="accept a preset, whose weights are random")
     fresh: bool = Field(False, description="random weights of the shape of BASE: what pretraining is worth")
-    log: list[Literal["tensorboard", "csv", "wandb", "none"]] = Field(
-        ["tensorboard"], description="where the event log is also written"
-    )
-    keep: int = Field(1, gt=0, description="checkpoints kept, besides the best")
-    save_on_signal: Annotated[list[str], Metavar("NAME")] = Field(
-        [], description="further signals that save and end the run, e.g. USR1 for Slurm (always: TERM, INT, HUP)"
-    )
-    wait_for_disk: float = Field(30.0, ge=0, description="minutes to wait for room when the disk is full in mid-run")
 
 
 class RolesOption(Options):

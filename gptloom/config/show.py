@@ -10,7 +10,7 @@ from gptloom.config.finetune import ColumnOptions, TaskInputOptions
 from gptloom.config.options import POSITIONAL, JsonOption, Metavar, Options, QuietOption
 from gptloom.config.task import Task
 
-Stage = Literal["finetune"]
+Stage = Literal["finetune", "sft"]
 
 
 class RunStepOptions(Options):

@@ -27,7 +27,16 @@ from gptloom.model.layouts import layout_for
 from gptloom.model.layouts.task_heads import TaskClass
 from gptloom.model.lora import add_lora, merge_lora
 from gptloom.model.reference import ADAPTER_CONFIG, Resolved, path_of
-from gptloom.model.store import LINEAGE_FILE, content_hash, load_model, own_task, read_config, read_lineage, save_model
+from gptloom.model.store import (
+    LINEAGE_FILE,
+    content_hash,
+    load_model,
+    own_task,
+    read_chat,
+    read_config,
+    read_lineage,
+    save_model,
+)
 from gptloom.model.transformer import Transformer
 
 Resolve = Callable[[str], Resolved]
@@ -189,6 +198,7 @@ def _write(adapter: Path, source: Resolved, result: Path) -> None:
         generation=generation_of(base),
         lineage=_lineage(adapter, base),
         task=own_task(adapter) or (None if new_head else own_task(base)),
+        chat=read_chat(adapter) or read_chat(base),
     )
     described = read_json(result / CONFIG_FILE)
     take_along(base, result, own_tokenizer=own is None and words == base)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.task import TaskConfig
@@ -55,6 +56,7 @@ def write_adapter(
     tokenizer: Tokenizer | None = None,
     lineage: Mapping[str, Any] | None = None,
     task: TaskConfig | None = None,
+    chat: ChatFormat | None = None,
 ) -> None:
     """Writes ``folder`` whole or not at all; an adapter folder of that name is replaced.
 
@@ -69,6 +71,7 @@ def write_adapter(
         tokenizer: written beside it, where it is not to be the base's; with a ``task`` it frames texts as that does.
         lineage: what ``gptloom.json`` is to remember.
         task: what the model was fine-tuned for; without it only the kind of its head is known.
+        chat: how conversations are rendered for it.
 
     Raises:
         UserError: the layout cannot hold ``config``, or only a part of a layer's tensors is there.
@@ -95,10 +98,14 @@ def write_adapter(
         write_json(partial / ADAPTER_CONFIG, _describe(fused, saved, config, lora, base))
         write_tensors(partial / WEIGHTS, stored, stored.__getitem__, {"format": "pt"})
         card = {"version": LINEAGE_VERSION, "model": config.model_dump(mode="json"), "lineage": dict(lineage or {})}
-        write_json(partial / LINEAGE_FILE, card | ({} if task is None else {"task": task.model_dump(mode="json")}))
+        for name, told in (("task", task), ("chat", chat)):
+            card |= {} if told is None else {name: told.model_dump(mode="json")}
+        write_json(partial / LINEAGE_FILE, card)
         if tokenizer is not None:
             if task is not None:  # for those who read texts by it elsewhere
                 tokenizer = framed(tokenizer, task.tokens, segments=task.inputs == "bert")
+            if chat is not None:
+                tokenizer = tokenizer.changed({}, {"chat_template": chat.jinja})
             tokenizer.save(partial)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 import gptloom
+from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.task import TaskConfig
@@ -37,6 +38,7 @@ GENERATION_FILE = "generation_config.json"
 LINEAGE_FILE = "gptloom.json"
 LINEAGE_VERSION = 1
 SHARD_BYTES = 5_000_000_000
+Described = TypeVar("Described", bound=BaseModel)
 
 
 def save_model(
@@ -49,6 +51,7 @@ def save_model(
     lineage: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     task: TaskConfig | None = None,
+    chat: ChatFormat | None = None,
 ) -> dict[str, str]:
     """Writes ``folder`` whole or not at all; a model folder of that name is replaced once the new one is complete.
 
@@ -62,6 +65,7 @@ def save_model(
         lineage: what ``gptloom.json`` is to remember: parents by content hash, resolved options, data hash, metrics.
         dtype: of the stored weights; as they are where None.
         task: what the model was fine-tuned for; the tokenizer is then written so that it frames texts as the task does.
+        chat: how conversations are rendered for it; the template is also written as the tokenizer's, for others to use.
 
     Returns:
         The checksum, in hex, of each weight file, taken while it was written.
@@ -90,6 +94,7 @@ def save_model(
             generation=generation,
             lineage=lineage,
             task=task,
+            chat=chat,
         )
         return _write_weights(partial, state, empty, config)
 
@@ -103,14 +108,19 @@ def write_description(
     generation: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
     task: TaskConfig | None = None,
+    chat: ChatFormat | None = None,
 ) -> None:
     """Everything in a model folder but the weights, which are of ``dtype``; see ``save_model``."""
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, str(folder))
         is_bert = task is not None and task.inputs == "bert"
         tokenizer = unframed(tokenizer) if task is None else framed(tokenizer, task.tokens, segments=is_bert)
+        if chat is not None:
+            tokenizer = tokenizer.changed({}, {"chat_template": chat.jinja})
     eot_id, pad_id = (tokenizer.eot_id, tokenizer.pad_id) if tokenizer is not None else (None, None)
-    ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": pad_id}
+    ids: dict[str, Any] = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": pad_id}
+    if tokenizer is not None and chat is not None:  # an answer ends there, a text at the end-of-text
+        ids["eos_token_id"] = list(dict.fromkeys([tokenizer.special_tokens[chat.end], tokenizer.eot_id]))
     raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id, task)
     write_json(folder / CONFIG_FILE, raw)
     write_json(folder / GENERATION_FILE, {k: v for k, v in ids.items() if v is not None} | dict(generation or {}))
@@ -123,6 +133,7 @@ def write_description(
             "tokenizer_hash": tokenizer.hash if tokenizer is not None else None,
             "lineage": dict(lineage or {}),
             **({} if task is None else {"task": task.model_dump(mode="json")}),
+            **({} if chat is None else {"chat": chat.model_dump(mode="json")}),
         },
     )
     if tokenizer is not None:
@@ -212,12 +223,25 @@ def read_task(folder: Path) -> TaskConfig | None:
 
 def own_task(folder: Path) -> TaskConfig | None:
     """``task`` of gptloom.json alone; ``UserError`` where it is damaged or of a newer gptloom."""
-    described = read_lineage(folder).get("task")
+    return _described(folder, "task", TaskConfig)
+
+
+def read_chat(folder: Path) -> ChatFormat | None:
+    """``chat`` of gptloom.json: how the model was taught to hold conversations; None: it was not, or made elsewhere.
+
+    Raises:
+        UserError: it is damaged or of a newer gptloom.
+    """
+    return _described(folder, "chat", ChatFormat)
+
+
+def _described(folder: Path, name: str, kind: type[Described]) -> Described | None:
+    described = read_lineage(folder).get(name)
     try:
-        return None if described is None else TaskConfig.model_validate(described)
+        return None if described is None else kind.model_validate(described)
     except ValidationError as error:
         wrong = ", ".join(sorted({".".join(str(part) for part in one["loc"]) for one in error.errors()}))
-        what = f'"task" is not one that this gptloom ({gptloom.__version__}) reads: {wrong}'
+        what = f'"{name}" is not one that this gptloom ({gptloom.__version__}) reads: {wrong}'
         raise UserError(Problem(what, str(folder / LINEAGE_FILE), "pip install --upgrade gptloom")) from error
 
 
@@ -235,7 +259,7 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     if version != LINEAGE_VERSION:
         newer = f"is of version {version!r}; this gptloom ({gptloom.__version__}) reads version {LINEAGE_VERSION}"
         raise UserError(Problem(newer, str(path), "pip install --upgrade gptloom"))
-    for name in ("lineage", "model", "task"):
+    for name in ("lineage", "model", "task", "chat"):
         if not isinstance(document.get(name, {}), dict):
             raise UserError(Problem(f'"{name}" is no JSON object', str(path), "copy the model folder again"))
     return document

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from gptloom.config.chat import ChatFormat
 from gptloom.config.model import ModelConfig
 from gptloom.config.task import TaskConfig
 from gptloom.model.store import read_config, save_model
@@ -28,6 +29,7 @@ class About:
     lineage: Mapping[str, Any]
     facts: Mapping[str, Any]  # what a resumed run compares itself with: threads, versions, hashes
     task: TaskConfig | None = None  # what a fine-tuned model answers
+    chat: ChatFormat | None = None  # how an instructed model's conversations are rendered
 
 
 class Weights(Protocol):
@@ -63,7 +65,13 @@ class WholeModel:
 
     def write(self, folder: Path, state: Mapping[str, Tensor], about: About) -> dict[str, str]:
         return save_model(
-            folder, state, about.config, tokenizer=about.tokenizer, lineage=about.lineage, task=about.task
+            folder,
+            state,
+            about.config,
+            tokenizer=about.tokenizer,
+            lineage=about.lineage,
+            task=about.task,
+            chat=about.chat,
         )
 
     def open(self, folder: Path) -> StoredWeights:

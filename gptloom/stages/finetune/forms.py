@@ -63,6 +63,7 @@ class AdapterFolder:
             tokenizer=about.tokenizer,
             lineage=about.lineage,
             task=about.task,
+            chat=about.chat,
         )
         return {path.name: file_sum(path) for path in sorted(folder.glob("*.safetensors"))}
 

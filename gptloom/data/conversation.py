@@ -1,0 +1,50 @@
+"""The one form of all instruction data: a conversation, a sequence of messages with roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Message:
+    """Who says what. Only an assistant's messages are learned, as much as their ``weight`` says."""
+
+    role: Role
+    content: str
+    weight: float = 1.0  # of an assistant's message in the loss; 0 leaves it out
+    extra: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # name, tool_calls, tool_call_id: for templates that use them
+
+    def as_dict(self) -> dict[str, Any]:
+        """As OpenAI's files and templates have it."""
+        return {"role": self.role, "content": self.content, **self.extra}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, and where they come from. A prompt and its completion are a conversation of one turn.
+
+    An empty prompt has no user message: the assistant simply writes.
+    """
+
+    messages: tuple[Message, ...]
+    where: str  # file:line
+    task: str = ""  # what it is an example of: the name of its file, where nothing says more
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the last answer."""
+        last = max(i for i, message in enumerate(self.messages) if message.role == "assistant")
+        return self.messages[:last]
+
+    @property
+    def answer(self) -> str:
+        """The last thing the assistant says."""
+        return next(message.content for message in reversed(self.messages) if message.role == "assistant")
