@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from gptloom.config.errors import Problem, UserError
 
 SHOWN_OF_A_KIND = 3
@@ -9,17 +11,26 @@ SHOWN = 12
 
 
 class Findings:
-    """Problems of many rows. Every kind is shown by its first few; a line counts the others."""
+    """Problems of many rows. Every kind is kept and shown by its first few; a line counts the others."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, list[Problem]] = {}
+        self._counts: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
 
     def add(self, kind: str, what: str, where: str | None, mend: str | None = None) -> None:
         """``kind`` completes the sentence "and 7 more: ..."."""
-        self._kinds.setdefault(kind, []).append(Problem(what, where, mend))
+        self._counts[kind] += 1
+        first = self._kinds.setdefault(kind, [])
+        if len(first) < SHOWN_OF_A_KIND:
+            first.append(Problem(what, where, mend))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        return dict(self._counts)
 
     def problems(self) -> list[Problem]:
         """At most a dozen, with lines that count what is not shown."""
@@ -27,11 +38,11 @@ class Findings:
         left = 0  # of kinds that are not shown at all
         for kind, found in self._kinds.items():
             if len(shown) >= SHOWN:
-                left += len(found)
+                left += self._counts[kind]
                 continue
-            shown += found[:SHOWN_OF_A_KIND]
-            if len(found) > SHOWN_OF_A_KIND:
-                shown.append(Problem(f"and {len(found) - SHOWN_OF_A_KIND:,} more: {kind}"))
+            shown += found
+            if more := self._counts[kind] - len(found):
+                shown.append(Problem(f"and {more:,} more: {kind}"))
         return [*shown, Problem(f"and {counted(left, 'problem')} of other kinds")] if left else shown
 
     def check(self) -> None:

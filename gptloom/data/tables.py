@@ -29,7 +29,7 @@ FORMATS = {
     ".xlsx": "xlsx",
 }
 _BY_LINE = ("csv", "tsv", "jsonl", "conll")
-_BINARY: dict[bytes, tuple[str, str]] = {  # first bytes: (what it is, the mend)
+BINARY_MARKS: dict[bytes, tuple[str, str]] = {  # first bytes: (what it is, the mend)
     b"PAR1": ("a Parquet file", "name it .parquet"),
     b"PK\x03\x04": ("an xlsx workbook or a zip", "name a workbook .xlsx; unpack a zip"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook (xls)", "save it as .xlsx or as CSV UTF-8"),
@@ -148,7 +148,7 @@ def _check_shape(path: str, format: str, names: Sequence[str], sheet: Sheet, has
 
 
 def _decoded(path: str, raw: bytes) -> str:
-    for mark, (what, mend) in _BINARY.items():
+    for mark, (what, mend) in BINARY_MARKS.items():
         if raw.startswith(mark):
             raise UserError(Problem(f"{what}, not a table in UTF-8 text", where=path, mend=mend.replace("FILE", path)))
     if b"\0" in raw:
