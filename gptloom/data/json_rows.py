@@ -1,0 +1,153 @@
+"""JSON to rows with the line of each: one object per line, or a list of objects, or objects behind one another."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gptloom.data.lines import Find, Line
+
+Values = dict[str, Any]
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_HALF = re.compile("[\ud800-\udfff]")
+_OBJECT_MEND = 'write each row as {"prompt": ..., "completion": ...} or {"messages": [...]}'
+# Lists of objects that belong to one row; any other list in a lone object holds the rows themselves.
+_OF_A_ROW = ("messages", "conversations", "conversation", "instances", "items", "tools", "functions", "chosen")
+
+
+def jsonl_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]]:
+    """The object on each line. Lines that hold none are found and left out."""
+    for line in lines:
+        if not line.sound or not line.text.strip():
+            continue
+        try:
+            value = json.loads(line.text)
+        except (ValueError, RecursionError) as error:
+            find(line.number, "lines that are not JSON", *_broken(error, line.text))
+            continue
+        if _is_row(value, line.text, line.number, find):
+            yield line.number, value
+
+
+def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]]:
+    """The objects of a list, or of a file that writes one behind another, each with the line where it begins.
+
+    The text is held as a whole, its rows one at a time. What follows a mistake of syntax is not read.
+    """
+    kept = list(lines)
+    unsound = [line.number for line in kept if not line.sound]
+    text = "\n".join(line.text for line in kept)
+    del kept
+    for number, last, value, source in _values(text, find):
+        if any(number <= line <= last for line in unsound):
+            continue
+        if _holds_rows(value, number, find):
+            return
+        if _is_row(value, source, number, find):
+            yield number, value
+
+
+def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str]]:
+    """(first line, last line, value, its text) of every element of a list, or of every value of a stream."""
+    decode = json.JSONDecoder().raw_decode
+    line, counted = 1, 0
+    place = _skip(text, 0)
+    is_list = text.startswith("[", place)
+    if is_list:
+        place = _skip(text, place + 1)
+    expected = not is_list or not text.startswith("]", place)
+    while expected and (is_list or place < len(text)):
+        line += text.count("\n", counted, place)
+        counted = place
+        try:
+            value, end = decode(text, place)
+        except (ValueError, RecursionError) as error:
+            at = error.lineno if isinstance(error, json.JSONDecodeError) else line
+            find(at, "places that are not JSON", *_broken(error, text))
+            return
+        last = line + text.count("\n", place, end)
+        yield line, last, value, text[place:end]
+        place = _skip(text, end)
+        if not is_list:
+            continue
+        expected = text.startswith(",", place)
+        if expected:
+            place = _skip(text, place + 1)
+        elif not text.startswith("]", place):
+            here = last + text.count("\n", end, place)
+            what, mend = "the list is not closed: the file may be cut off", "copy it again, or end it with ]"
+            if place < len(text):
+                what, mend = (
+                    f"{text[place : place + 20]!r} where a comma or ] was expected",
+                    "write a comma between rows",
+                )
+            find(here, "places that are not JSON", what, mend)
+            return
+    if is_list and _skip(text, place + 1) < len(text):
+        find(
+            line + text.count("\n", counted, place), "places that are not JSON", "text behind the end of the list", None
+        )
+
+
+def _skip(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    assert match is not None
+    return match.end()
+
+
+def _is_row(value: Any, source: str, number: int, find: Find) -> bool:
+    if not isinstance(value, dict):
+        kind = {"list": "list", "str": "text", "NoneType": "null", "bool": "true or false"}
+        what = f"a JSON {kind.get(type(value).__name__, 'number')}, not an object"
+        find(number, "rows that are no objects", what, _OBJECT_MEND)
+        return False
+    # JSON can spell half of a surrogate pair, which no UTF-8 text can hold
+    if "\\ud" in source.lower() and _HALF.search(json.dumps(value, ensure_ascii=False)):
+        what = "half of a surrogate pair (\\ud800 to \\udfff alone) is no character"
+        find(number, "rows with half characters", what, "delete it")
+        return False
+    return True
+
+
+def _holds_rows(value: Any, number: int, find: Find) -> bool:
+    """Whether an object is a wrapper, ``{"data": [{...}, ...]}``."""
+    if not isinstance(value, dict):
+        return False
+    for name, inner in value.items():
+        if name not in _OF_A_ROW and isinstance(inner, list) and len(inner) > 1 and isinstance(inner[0], dict):
+            what = f"one object whose {name!r} holds {len(inner):,} rows, not a list of rows"
+            find(number, "places that are not rows", what, f"jq -c '.{name}[]' FILE.json > FILE.jsonl")
+            return True
+    return False
+
+
+def _broken(error: Exception, text: str) -> tuple[str, str]:
+    """What is wrong with JSON that does not parse, and the usual cause of it."""
+    if isinstance(error, RecursionError):
+        return "not JSON: nested too deeply", "delete the line"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}", "write the number as text"
+    here = text[error.pos : error.pos + 1]
+    mend = "mend or delete the line"
+    if not text[error.pos :].strip():
+        mend = "the line or file is cut off: copy it again, or end it with the missing quote, ] or }"
+    elif here == "'":
+        mend = "JSON knows double quotes only; Python writes it with json.dumps(row), not str(row)"
+    elif error.msg.startswith("Expecting ',' delimiter"):
+        mend = r"a comma is missing, or a quote inside a text lacks its backslash: \""
+    elif error.msg.startswith("Extra data"):
+        mend = "one object on each line: break the line there" if here == "{" else "delete what follows the object"
+    elif error.msg.startswith("Unterminated string"):
+        mend = r"a text lacks its closing quote; a line end inside a text is written \n"
+    elif error.msg.startswith("Invalid control character"):
+        mend = r"a tab or line end inside a text is written \t or \n"
+    elif error.msg.startswith("Invalid \\"):
+        mend = r"a backslash in a text is written twice: \\"
+    elif here in ("]", "}") or "trailing comma" in error.msg:
+        mend = "delete the comma before ] or }"
+    elif text[error.pos :].startswith(("True", "False", "None")):
+        mend = "JSON writes true, false and null; Python writes it with json.dumps(row), not str(row)"
+    return f"not JSON: {error.msg} at column {error.colno}", mend
