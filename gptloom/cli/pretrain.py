@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptloom.cli.finetune import show_run
+from gptloom.cli.finetune import show_run as show_finetuned
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.cli.sft import show_run as show_instructed
 from gptloom.config.errors import EndedElsewhere
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.python import call
 from gptloom.config.resolve import Resolved
 
 if TYPE_CHECKING:
-    from gptloom.stages.finetune.result import FinetunedRun
+    from gptloom.stages.on_disk import RunOnDisk
     from gptloom.stages.pretrain import DryRun
     from gptloom.stages.trained import TrainedRun
 
@@ -36,19 +37,13 @@ def pretrain(
 
 def resume(
     run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any
-) -> TrainedRun | FinetunedRun:
+) -> RunOnDisk:
     """Continues a run where it stopped; the keywords are the options of ``gptloom resume``."""
     from gptloom.observe.terminal import quietly
-    from gptloom.stages import resume as stage
-    from gptloom.stages.finetune.resume import is_finetuning, resume_finetuning
-
-    def go_on(resolved: Resolved[ResumeOptions]) -> TrainedRun | FinetunedRun:
-        if is_finetuning(Path(run)):
-            return resume_finetuning(resolved, callbacks)
-        return stage.resume(resolved, callbacks)
+    from gptloom.stages.going_on import resume
 
     with quietly(bool(options.get("quiet"))):
-        return call(ResumeOptions, go_on, {"run": run, **options})
+        return call(ResumeOptions, lambda resolved: resume(resolved, callbacks), {"run": run, **options})
 
 
 def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None:
@@ -73,23 +68,26 @@ def run_pretrain(resolved: Resolved[PretrainOptions], out: Output) -> int | None
 
 def run_resume(resolved: Resolved[ResumeOptions], out: Output) -> int | None:
     """Continues a run exactly where it stopped; with a larger budget, extends a finished one."""
-    from gptloom.stages import resume as stage
-    from gptloom.stages.finetune.resume import is_finetuning, resume_finetuning
+    from gptloom.stages.finetune.result import FinetunedRun
+    from gptloom.stages.going_on import resume
     from gptloom.stages.joining import speaks
     from gptloom.stages.pretrain import as_document
+    from gptloom.stages.resume import started_others
+    from gptloom.stages.sft.result import SftRun
+    from gptloom.stages.trained import TrainedRun
 
     yes = resolved.options.yes
 
     def confirm(question: str) -> bool:
         return out.ask(question, yes) if out.at_terminal else yes
 
-    if is_finetuning(Path(resolved.options.run)):
-        finetuned = resume_finetuning(resolved, confirm=confirm)
-        out.document(finetuned.as_dict())
-        show_run(finetuned, out)
+    result = resume(resolved, confirm=confirm)
+    if isinstance(result, FinetunedRun | SftRun):
+        out.document(result.as_dict())
+        show_finetuned(result, out) if isinstance(result, FinetunedRun) else show_instructed(result, out)
         return None
-    result = stage.resume(resolved, confirm=confirm)
-    if stage.started_others(resolved) or not speaks():
+    assert isinstance(result, TrainedRun)
+    if started_others(resolved) or not speaks():
         raise EndedElsewhere(0)
     out.document(as_document(result))
     _say_next(result, out)

@@ -23,12 +23,12 @@ DIFFERS = 1
 def prove(resolved: Resolved[VerifyResumeOptions]) -> Verified:
     """Trains in peace, trains the same while killing and resuming it, and compares everything that the two left."""
     from gptloom.observe.terminal import quietly
-    from gptloom.stages.finetune.resume import is_finetuning
+    from gptloom.stages.on_disk import command_of
     from gptloom.stages.verify_resume import verify_resume
 
     model = resolved.options.model
-    if model is not None and is_finetuning(Path(model)):
-        what = "this proves how a pretraining is resumed, and the run is a fine-tuning"
+    if model is not None and command_of(Path(model)) not in (None, "pretrain"):
+        what = "this proves how a pretraining is resumed, and the run tuned a model"
         raise UserError(Problem(what, model, "a preset, or no model at all"))
     with quietly(resolved.options.quiet):
         return verify_resume(resolved)

@@ -28,6 +28,7 @@ from gptloom.stages.goal import check_text, check_tokenizer_for, first_losses, s
 from gptloom.stages.joining import asked_world, asks_for_processes, join_training, launched
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine, foresee_machine, process_memory, use_machine
+from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.preflight import (
     DAY,
     Cost,
@@ -39,7 +40,7 @@ from gptloom.stages.preflight import (
     want_compile,
 )
 from gptloom.stages.settings import loop_settings, optimizer_settings, step_sizes
-from gptloom.stages.task import CONFIG, Task, band_of, open_task, stored_options
+from gptloom.stages.task import Task, band_of, open_task, stored_options
 from gptloom.stages.text import DATA, TOKENIZER, choose_tokenizer, open_shards_of, read_text
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import start

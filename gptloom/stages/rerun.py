@@ -18,10 +18,10 @@ from gptloom.model.store import content_hash, read_config, read_lineage
 from gptloom.observe.events import read_events
 from gptloom.stages.architecture import SHAPE
 from gptloom.stages.compare_runs import Comparison, Part, compare_runs
-from gptloom.stages.finetune.resume import is_finetuning
 from gptloom.stages.joining import speaks
+from gptloom.stages.on_disk import CONFIG, command_of
 from gptloom.stages.pretrain import open_base, pretrain
-from gptloom.stages.task import CONFIG, data_identity, stored_options
+from gptloom.stages.task import data_identity, stored_options
 from gptloom.stages.text import DATA, read_text
 from gptloom.stages.trained import TrainedRun
 from gptloom.train.checkpoint import MODEL, read_checkpoint
@@ -86,9 +86,9 @@ class Record:
         """UserError when the folder is no finished run, or no single training leads to where it ended."""
         if not folder.is_dir() or not is_run(folder):
             raise UserError(Problem("not a run folder", str(folder), "gptloom runs"))
-        if is_finetuning(folder):
+        if command_of(folder) not in (None, "pretrain"):
             mend = f"repeat it by its own command with another --out; {folder / CONFIG} has its options"
-            raise UserError(Problem("a fine-tuning is not repeated from its folder", str(folder), mend))
+            raise UserError(Problem("the tuning of a model is not repeated from its folder", str(folder), mend))
         state, kept = read_state(folder), finished_checkpoints(folder)
         if state.state != "finished" or not kept:
             raise UserError(Problem(f"the run is {state.state}, not finished", str(folder), f"gptloom resume {folder}"))

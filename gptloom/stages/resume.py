@@ -22,9 +22,10 @@ from gptloom.stages.derive import Steps, count_steps
 from gptloom.stages.goal import training_batches
 from gptloom.stages.joining import asks_for_processes, join_training, launched
 from gptloom.stages.machine import check_room, use_machine
+from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.pretrain import train_in
 from gptloom.stages.settings import loop_settings, schedule_of, step_sizes
-from gptloom.stages.task import CONFIG, Task, band_of, data_identity, open_task, stored_options
+from gptloom.stages.task import Task, band_of, data_identity, open_task, stored_options
 from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import checkpoint_facts, start

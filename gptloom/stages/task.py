@@ -26,6 +26,7 @@ from gptloom.stages.architecture import SHAPE, fields_of, named_preset
 from gptloom.stages.band import Row
 from gptloom.stages.goal import held_out_batches, objective_for, training_batches
 from gptloom.stages.machine import Machine, spread
+from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.settings import step_sizes
 from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
 from gptloom.tokenizer import Tokenizer
@@ -34,8 +35,6 @@ from gptloom.train.assemble import fresh_model, model_from
 from gptloom.train.objective import Objective
 from gptloom.train.parallel import Parallel, check_heads, check_rows
 from gptloom.train.run import EVENTS
-
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)

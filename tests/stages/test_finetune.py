@@ -29,7 +29,7 @@ from gptloom.observe.terminal import quietly
 from gptloom.stages.finetune import evaluating
 from gptloom.stages.finetune.data import check_classes, hold_out, read_task_data
 from gptloom.stages.finetune.learning import class_weights
-from gptloom.stages.finetune.plan import Plan, plan_run
+from gptloom.stages.finetune.plan import TaskPlan, plan_run
 
 Tune = Callable[..., Any]
 TABLE = Callable[..., Path]
@@ -150,7 +150,7 @@ def test_layers_learn_slower_the_lower_they_are(tune: Tune) -> None:
     assert rates["embedding.weight"] == rates["position_embedding.weight"] == pytest.approx(1e-3)
 
 
-def plan_of(tune_options: dict[str, Any]) -> Plan:
+def plan_of(tune_options: dict[str, Any]) -> TaskPlan:
     options = resolve(FinetuneOptions, tune_options)
     with quietly(True):
         return plan_run(options, read_task_data(options.options))
@@ -220,7 +220,7 @@ def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.Monk
 def test_of_equal_steps_the_one_of_lower_loss_is_kept(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = iter([(0.9, 0.5), (0.7, 0.5), (0.8, 0.5), (0.1, 0.4)])
 
-    def told(plan: Plan) -> tuple[float, Any]:
+    def told(plan: TaskPlan) -> tuple[float, Any]:
         loss, accuracy = next(figures)
         return loss, SimpleNamespace(metrics={"accuracy": accuracy})
 

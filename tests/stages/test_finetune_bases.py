@@ -6,7 +6,7 @@ import pytest
 
 from gptloom.config.errors import UserError
 from gptloom.model.reference import Resolved
-from gptloom.stages.finetune.bases import check_tokenizer, weights_for
+from gptloom.stages.tuning.bases import check_tokenizer, weights_for
 
 
 def test_published_weights_are_named_before_pretraining() -> None:

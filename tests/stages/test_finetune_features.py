@@ -18,13 +18,13 @@ from gptloom.observe.terminal import quietly
 from gptloom.stages.finetune import features
 from gptloom.stages.finetune.data import read_task_data
 from gptloom.stages.finetune.features import Features
-from gptloom.stages.finetune.plan import Plan, plan_run
+from gptloom.stages.finetune.plan import TaskPlan, plan_run
 
 Tune = Callable[..., Any]
 TABLE = Callable[..., Path]
 
 
-def plan_of(body: Path, kind: str, table: TABLE, **given: Any) -> Plan:
+def plan_of(body: Path, kind: str, table: TABLE, **given: Any) -> TaskPlan:
     rows = {"data": [str(table(kind, 24, most=5) if kind == "choice" else table(kind))]}
     asked = resolve(FinetuneOptions, {"base": str(body), "task": kind, "method": "feature", **rows, **given})
     with quietly(True):
@@ -57,7 +57,7 @@ def test_choices_that_are_not_there_have_no_say(table: TABLE, bodies: dict[str, 
     assert weight.grad is not None and weight.grad.abs().max() < 0.02
 
 
-def _of_validation(plan: Plan) -> Features:
+def _of_validation(plan: TaskPlan) -> Features:
     n = len(plan.valid)
     return Features(torch.zeros(n, 5, 32), torch.zeros(n, dtype=torch.int64), torch.full((n,), 2))
 
@@ -80,7 +80,7 @@ def test_a_run_asked_to_stop_keeps_its_features(tune: Tune, tmp_path: Path, monk
     whole, sides = tune(method="feature", out=str(tmp_path / "whole")), []
     collect = features._collect
 
-    def collecting(plan: Plan, run: Any, examples: Any, side: str) -> Any:
+    def collecting(plan: TaskPlan, run: Any, examples: Any, side: str) -> Any:
         sides.append(side)
         found = collect(plan, run, examples, side)
         if len(sides) == 1:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
@@ -17,16 +14,16 @@ from gptloom.config.task import HeadConfig, HeadKind, Inputs, Pooling, TaskConfi
 from gptloom.data.task_frame import frame
 from gptloom.data.task_inputs import TaskInputs
 from gptloom.interop.bodies import ForeignModel, is_foreign, open_foreign, suggested_pooling
-from gptloom.interop.hub import PREFIX, resolve_model
+from gptloom.interop.hub import resolve_model
 from gptloom.interop.open import open_model
 from gptloom.model.reference import Resolved as Reference
-from gptloom.model.reference import is_adapter, resolve_reference
-from gptloom.model.store import content_hash
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import say
-from gptloom.stages.finetune.bases import check_tokenizer, weights_for
 from gptloom.stages.finetune.data import TaskData
-from gptloom.stages.finetune.patterns import matches, patterns_of
+from gptloom.stages.tuning.bases import check_tokenizer, weights_for
+from gptloom.stages.tuning.body import Body, hash_of, longest_row, named_folder
+from gptloom.stages.tuning.grown import grown
+from gptloom.stages.tuning.patterns import matches, patterns_of
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 
@@ -35,36 +32,18 @@ DROPOUT = 0.1  # before the scores, as GPT-1 and BERT
 
 
 @dataclass(frozen=True)
-class Body:
+class TaskBody(Body):
     """A model with a fresh head, in fp32 on the CPU, and all that turns an example into what it reads."""
 
-    model: Transformer | ForeignModel
-    tokenizer: Tokenizer
     task: TaskConfig
     head: HeadConfig
-    base_hash: str  # of the weights that it began with
-    path: Path | None  # of their folder
-    new_pooler: bool  # whether the base had none, and it is as new as the head
 
     @property
     def inputs(self) -> TaskInputs:
         return TaskInputs(self.tokenizer, self.task, self.head)
 
-    @property
-    def next_words(self) -> bool:
-        """Whether the model can also be asked for next words."""
-        return isinstance(self.model, Transformer) and self.model.config.mask == "causal"
 
-    def depth_of(self, name: str) -> int:
-        """0 for embeddings, 1 ... L for blocks, L + 1 for what stands above them."""
-        if isinstance(self.model, ForeignModel):
-            return self.model.depth_of(name)
-        if name.startswith("blocks."):
-            return 1 + int(name.split(".")[1])
-        return 0 if "embedding" in name.partition(".")[0] else self.model.config.n_layer + 1
-
-
-def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
+def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> TaskBody:
     """Opens BASE and puts the head of the task on it; what is random in both comes from ``options.seed``.
 
     ``dtype``: what another library's body computes in.
@@ -86,15 +65,16 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> Body:
         columns=data.columns,
         inputs=inputs,
         tokens=tokens,
-        max_length=_longest_row(options, opened.config.context),
+        max_length=longest_row(options.max_length, options.base, opened.config.context),
         cut=options.cut,
         preprocess=tuple(options.preprocess),
         metric=options.metric or "",
         **_scale(data),
     )
     model = _with_head(opened, head, range(n_known, tokenizer.vocab_size), options)
-    named = _named_folder(options, reference)
-    body = Body(model, tokenizer, task, head, _hash(named, options.base), named, _lacks_pooler(opened, model))
+    named = named_folder(options.base, options.method, reference)
+    fresh = ("task_head.", "pooler.") if _lacks_pooler(opened, model) else ("task_head.",)
+    body = TaskBody(model, tokenizer, hash_of(named, options.base), named, fresh, task, head)
     _say_frame(body, new_tokens)
     return body
 
@@ -171,7 +151,7 @@ def _trains_embeddings(options: FinetuneOptions) -> bool:
     return options.method == "full"
 
 
-def _say_frame(body: Body, new_tokens: bool) -> None:
+def _say_frame(body: TaskBody, new_tokens: bool) -> None:
     if body.task.inputs == "gpt1":
         own = (
             "three new tokens, learned now"
@@ -205,51 +185,10 @@ def _with_head(
         changes |= {"dropout": options.dropout, "attention_dropout": options.dropout}
     if not old.tied_head and old.masked_head:
         changes["tied_head"] = True  # its output matrix goes with the head for masked words
-    model = Transformer.initialised(ModelConfig(**{**old.model_dump(), **changes}), options.seed)
     if options.fresh or options.untrained:
-        return model
-    with torch.no_grad():
-        state = opened.state_dict()
-        for name, parameter in model.named_parameters():
-            if name.startswith("task_head.") or name not in state:
-                continue
-            stored = state[name]
-            parameter[: len(stored)].copy_(stored)
-            if name == "embedding.weight":  # new rows N(0, 0.02), as GPT-1 (train.py)
-                drawn = torch.Generator().manual_seed(options.seed)
-                rows = parameter[new_ids.start : new_ids.stop]
-                rows.copy_(torch.empty(rows.shape).normal_(std=0.02, generator=drawn))
-    return model
-
-
-def _named_folder(options: FinetuneOptions, opened: Reference) -> Path | None:
-    """The folder that BASE names: of an adapter its own, since what was opened is merged and goes with this process."""
-    if options.base.startswith(PREFIX) or opened.path is None:
-        return opened.path
-    named = resolve_reference(options.base).path
-    if named is not None and is_adapter(named) and options.method == "lora":
-        what = "BASE is an adapter: on top of it another one would have no base to go with"
-        raise UserError(Problem(what, str(named), f"--adapter {named} with its base, or the final/ of its run as BASE"))
-    return named
+        return Transformer.initialised(ModelConfig(**{**old.model_dump(), **changes}), options.seed)
+    return grown(opened, new_ids, options.seed, changes)
 
 
 def _lacks_pooler(opened: Transformer | ForeignModel, model: Transformer | ForeignModel) -> bool:
     return isinstance(model, Transformer) and model.config.pooler and not opened.config.pooler
-
-
-def _longest_row(options: FinetuneOptions, context: int) -> int:
-    """Tokens that a row may have: as many as the context reaches, or fewer where that is asked for."""
-    if options.max_length is not None and options.max_length > context:
-        what = f"--max-length {options.max_length} is more than the context of the body, {context}"
-        raise UserError(Problem(what, str(options.base), f"--max-length {context} or less"))
-    return options.max_length or context
-
-
-def _hash(folder: Path | None, preset: str) -> str:
-    """SHA-256 (hex) of the model, as lineages have it, or of the name where the weights come from a seed."""
-    return hashlib.sha256(preset.encode()).hexdigest() if folder is None else content_hash(folder)
-
-
-def parameters_of(model: nn.Module) -> int:
-    """Numbers that the model is made of."""
-    return sum(parameter.numel() for parameter in model.parameters())

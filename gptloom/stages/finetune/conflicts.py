@@ -9,7 +9,7 @@ from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
 from gptloom.stages.finetune.features import uses_features
-from gptloom.stages.finetune.part import LORA_OPTIONS
+from gptloom.stages.tuning.part import LORA_OPTIONS
 
 STEPS = (  # what only a training by steps heeds
     *("micro_batch", "lr", "layer_decay", "weight_decay", "beta1", "beta2", "epsilon", "clip", "warmup", "lm_weight"),

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import Problem, UserError
@@ -18,6 +17,7 @@ from gptloom.data.splits import check_splits, text_key
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Example, Examples, read_examples
 from gptloom.observe.terminal import say
+from gptloom.stages.tuning.body import files_hash
 
 SIDES = ("data", "valid", "test")
 
@@ -146,12 +146,3 @@ def check_classes(train: Sequence[Example], labels: Sequence[str], where: str) -
 def _text_hash(example: Example) -> bytes:
     text = "\x1f".join(text_key(example))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-def files_hash(paths: Sequence[str]) -> str:
-    """SHA-256 (hex) of the content of the files, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with Path(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -30,10 +30,11 @@ from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
 from gptloom.stages.claim import Claim
-from gptloom.stages.finetune.final import cost_of, describe, leave, plain_scores
-from gptloom.stages.finetune.part import part_sentence
-from gptloom.stages.finetune.plan import Plan
+from gptloom.stages.finetune.final import leave
+from gptloom.stages.finetune.plan import TaskPlan
 from gptloom.stages.training import FINAL, shown_to
+from gptloom.stages.tuning.final import about, cost_of
+from gptloom.stages.tuning.part import part_sentence
 from gptloom.train.run import Hook, LoopSettings, Run, RunState
 from gptloom.train.task_objective import TaskLoss
 
@@ -63,7 +64,7 @@ class Features:
         return torch.arange(self.values.shape[1]) < self.counts[:, None]
 
 
-def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> None:
+def fit_features(plan: TaskPlan, claim: Claim, callbacks: Sequence[Hook] = ()) -> None:
     """Fits the head, and writes ``final/`` as every fine-tuning does; asked to stop, it keeps the features it has."""
     plan = replace(plan, dtype=computed_in(plan))
     say(part_sentence(plan.body))
@@ -94,15 +95,14 @@ def fit_features(plan: Plan, claim: Claim, callbacks: Sequence[Hook] = ()) -> No
         run.emit("evaluate", valid_loss=None, metric=plan.metric, metrics=report.metrics, best_step=1, seconds=0.0)
         plan.body.model.float().cpu()
         run.stopping = "finished: the head is fitted"
-        about, cost = describe(plan, run, claim.folder / FINAL), cost_of(plan, run)
-        leave(replace(plan, body=plain_scores(plan.body)), run, about, cost)
+        leave(plan, run, about(plan, run, claim.folder / FINAL), cost_of(plan, run))
         state.seconds = time.perf_counter() - began
 
 
 # ---- the body's part -------------------------------------------------------------------------------------------------
 
 
-def computed_in(plan: Plan) -> torch.dtype:
+def computed_in(plan: TaskPlan) -> torch.dtype:
     """The precision that ``open_classifier`` will choose for the result: a head is fitted to what it will be shown."""
     model = plan.body.model
     if plan.options.precision != "auto" or isinstance(model, ForeignModel):
@@ -110,7 +110,7 @@ def computed_in(plan: Plan) -> torch.dtype:
     return torch.float32 if count_parameters(model.config).total < BF16_PARAMETERS else plan.dtype
 
 
-def _features(plan: Plan, run: Run, side: str, examples: list[Encoded]) -> Features | None:
+def _features(plan: TaskPlan, run: Run, side: str, examples: list[Encoded]) -> Features | None:
     """Of all examples, None where the run is to stop; those of one that was broken off are read, if of the same."""
     path = run.path / FOLDER / f"{side}.safetensors"
     key = json.dumps(
@@ -146,7 +146,7 @@ def _kept(path: Path, key: str) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _collect(plan: Plan, run: Run, examples: list[Encoded], side: str) -> dict[str, Tensor] | None:
+def _collect(plan: TaskPlan, run: Run, examples: list[Encoded], side: str) -> dict[str, Tensor] | None:
     """[items, G, D] in the order of the examples, zeros behind fewer than G choices; None where the run is to stop."""
     model, head = plan.body.model.eval(), plan.body.head
     model.to(plan.device, None if isinstance(model, ForeignModel) else plan.dtype)
@@ -173,7 +173,7 @@ def _collect(plan: Plan, run: Run, examples: list[Encoded], side: str) -> dict[s
 # ---- the head's part -------------------------------------------------------------------------------------------------
 
 
-def _fitted(plan: Plan, train: Features, valid: Features) -> tuple[TaskReport, str]:
+def _fitted(plan: TaskPlan, train: Features, valid: Features) -> tuple[TaskReport, str]:
     """Fits the head of the model for each strength of the prior and keeps the best; the report on validation, and a rule."""
     classes, kind = bool(plan.data.labels), plan.body.head.kind
     logistic = plan.options.classifier == "logistic" or (
@@ -200,7 +200,7 @@ def _fitted(plan: Plan, train: Features, valid: Features) -> tuple[TaskReport, s
     return _report(plan, valid), f"{name} on {dimensions} features, C = {best[1]:g} by {plan.metric} on validation"
 
 
-def _put(plan: Plan, weight: Tensor, bias: Tensor) -> None:
+def _put(plan: TaskPlan, weight: Tensor, bias: Tensor) -> None:
     head = cast(TaskModel, plan.body.model).task_head
     assert head is not None
     with torch.no_grad():
@@ -210,7 +210,7 @@ def _put(plan: Plan, weight: Tensor, bias: Tensor) -> None:
 
 
 @torch.no_grad()
-def _report(plan: Plan, features: Features) -> TaskReport:
+def _report(plan: TaskPlan, features: Features) -> TaskReport:
     """Of the validation examples, from their features."""
     head = cast(TaskModel, plan.body.model).task_head
     assert head is not None
@@ -229,7 +229,7 @@ def _report(plan: Plan, features: Features) -> TaskReport:
     return evaluate_task(plan.body.task, examples, classifier.answers(examples, plan.valid, each))
 
 
-def _logistic(plan: Plan, features: Features, strength: float) -> tuple[Tensor, Tensor]:
+def _logistic(plan: TaskPlan, features: Features, strength: float) -> tuple[Tensor, Tensor]:
     """scikit-learn's, as scores of every class: [C, D] and [C]."""
     from sklearn.linear_model import LogisticRegression
 
@@ -249,7 +249,7 @@ def _logistic(plan: Plan, features: Features, strength: float) -> tuple[Tensor, 
     return weight, bias
 
 
-def _linear(plan: Plan, features: Features, strength: float) -> tuple[Tensor, Tensor]:
+def _linear(plan: TaskPlan, features: Features, strength: float) -> tuple[Tensor, Tensor]:
     """The task's own loss, and a normal prior of variance ``strength`` on the weights, by L-BFGS: [C, D] and [C]."""
     head = plan.body.head
     weight = torch.zeros(head.n_labels, features.values.shape[-1], requires_grad=True)

@@ -12,8 +12,8 @@ from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.finetune.features import fit_features, uses_features
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
-from gptloom.stages.finetune.training import train_one
-from gptloom.stages.task import CONFIG
+from gptloom.stages.on_disk import CONFIG
+from gptloom.stages.tuning.training import train
 from gptloom.train.run import Hook
 
 
@@ -28,5 +28,5 @@ def finetune_one(
         if uses_features(plan.options):
             fit_features(plan, claim, callbacks)
         else:
-            train_one(plan, claim, callbacks)
+            train(plan, claim, callbacks)
     return FinetunedRun(folder)

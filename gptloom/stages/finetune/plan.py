@@ -1,8 +1,8 @@
-"""What a fine-tuning is made of: body, rows, loss and batches, with every option settled that needs no measurement."""
+"""What a fine-tuning for a task is made of: body, rows, loss and batches, with every option that needs no measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,63 +13,83 @@ from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
 from gptloom.data.task_batches import TaskBatches
 from gptloom.data.task_inputs import Encoded, cut_sentence
-from gptloom.evaluation.task_metrics import default_metric, metric_names
-from gptloom.interop.bodies import open_body
+from gptloom.evaluation.task_metrics import default_metric, higher_is_better, metric_names
 from gptloom.interop.foreign import ForeignModel
 from gptloom.model.layouts import layout_for
-from gptloom.model.lora import LoraConfig
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import say
-from gptloom.stages.finetune.body import Body, adopt
+from gptloom.stages.finetune.body import TaskBody, adopt
 from gptloom.stages.finetune.data import TaskData
-from gptloom.stages.finetune.forms import AdapterFolder, ForeignBody, LearnedOnly
-from gptloom.stages.finetune.learning import (
-    choose_learning,
-    class_weights,
-)
-from gptloom.stages.finetune.part import choose_part
-from gptloom.train.form import Form, WholeModel
+from gptloom.stages.finetune.final import leave
+from gptloom.stages.finetune.learning import choose_learning, class_weights
+from gptloom.stages.finetune.validated import validated
+from gptloom.stages.tuning.part import choose_part
+from gptloom.stages.tuning.plan import Plan, Validated
+from gptloom.train.form import About
 from gptloom.train.memory import forget_peak
 from gptloom.train.precision import choose_device, choose_dtype
+from gptloom.train.run import Run
 from gptloom.train.task_objective import TaskLoss
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything a fine-tuning is made of, once all its options have a value but those that a measurement decides."""
+class TaskPlan(Plan):
+    """A fine-tuning for a task."""
+
+    command = "finetune"
 
     resolved: Resolved[FinetuneOptions]
-    data: TaskData
-    body: Body
-    lora: LoraConfig | None
+    body: TaskBody
     objective: TaskLoss
     batches: TaskBatches
+    data: TaskData
     train: list[Encoded]
     valid: list[Encoded]
-    metric: str
-    device: torch.device
-    dtype: torch.dtype  # computed in; another library's body keeps fp32 weights and casts by itself
-    held: int  # bytes that the program held before, which are not this training's
 
     @property
-    def options(self) -> FinetuneOptions:
-        return self.resolved.options
+    def rate_of(self) -> Callable[[str], float] | None:
+        """Layer-wise decay (ELMo's and ULMFiT's idea, as ELECTRA has it): a layer learns ``decay`` times the next one."""
+        decay, top = self.options.layer_decay, self.body.model.config.n_layer + 1
+        return None if decay == 1 else lambda name: decay ** (top - self.body.depth_of(name))
 
     @property
-    def form(self) -> Form:
-        """What is trained little of is stored alone, whatever trains more as a model folder."""
-        model = self.body.model
-        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        if self.lora is not None and isinstance(model, Transformer) and self.body.path is not None:
-            return AdapterFolder(trained, model.config, self.lora, self.body.path)
-        if self.lora is not None or self.options.method == "feature":
-            return LearnedOnly(trained)
-        if isinstance(model, ForeignModel):
-            return ForeignBody(model, open_body)
-        return WholeModel()
+    def metric(self) -> str:
+        return self.body.task.metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        return higher_is_better(self.metric)
+
+    @property
+    def data_hash(self) -> str:
+        return self.data.hash
+
+    @property
+    def sizes(self) -> str:
+        test = f", {len(self.data.test):,} test" if self.data.test else ""
+        return f"{len(self.data.train):,} training, {len(self.data.valid):,} validation{test} examples"
+
+    def validated(self) -> Validated:
+        return validated(self)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "model": f"{self.options.base} for {self.options.task}",
+            "examples": len(self.data.train),
+            "context": self.body.task.max_length,
+        }
+
+    def described(self, about: About) -> About:
+        return replace(about, task=self.body.task)
+
+    def begin(self, run: Run) -> None:
+        """Nothing is to be known of a model without a head."""
+
+    def leave(self, run: Run, about: About, cost: Mapping[str, Any]) -> None:
+        leave(self, run, about, cost)
 
 
-def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
+def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> TaskPlan:
     """Opens the body and settles what follows from it; nothing is written. UserError for all that cannot be."""
     options = resolved.options
     device = choose_device(options.device)
@@ -99,7 +119,7 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
     if isinstance(body.model, Transformer):
         for sentence in layout_for(body.model.config).task_unfit(body.model.config):
             say(f"for gptloom alone: {sentence}")
-    lora = choose_part(body, options)
+    lora = choose_part(body, options, words=bool(options.lm_weight))
     batches = TaskBatches(
         _learned(body, train),
         options.batch_size,
@@ -108,10 +128,10 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> Plan:
         causal=body.next_words,
         next_word=bool(options.lm_weight),
     )
-    return Plan(resolved, data, body, lora, objective, batches, train, valid, metric, device, dtype, held)
+    return TaskPlan(resolved, body, lora, objective, batches, device, dtype, held, data, train, valid)
 
 
-def encoded(body: Body, examples: Sequence[Any]) -> list[Encoded]:
+def encoded(body: TaskBody, examples: Sequence[Any]) -> list[Encoded]:
     """Examples as the model reads them, scores on the scale it learns."""
     task = body.task
     made = body.inputs.encode(examples)
@@ -120,7 +140,7 @@ def encoded(body: Body, examples: Sequence[Any]) -> list[Encoded]:
     return made
 
 
-def _learned(body: Body, made: list[Encoded]) -> list[Encoded]:
+def _learned(body: TaskBody, made: list[Encoded]) -> list[Encoded]:
     """The training examples, without spans whose answer was cut away."""
     if body.task.task != "span":
         return made
@@ -132,7 +152,7 @@ def _learned(body: Body, made: list[Encoded]) -> list[Encoded]:
     return kept
 
 
-def _metric(options: FinetuneOptions, body: Body, data: TaskData) -> str:
+def _metric(options: FinetuneOptions, body: TaskBody, data: TaskData) -> str:
     """By which the best step is chosen."""
     names = metric_names(body.task)
     if options.metric is not None and options.metric not in names:

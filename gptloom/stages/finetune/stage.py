@@ -15,12 +15,12 @@ from gptloom.stages.finetune.comparison import Comparison
 from gptloom.stages.finetune.conflicts import check_options
 from gptloom.stages.finetune.data import TaskData, read_task_data
 from gptloom.stages.finetune.features import uses_features
-from gptloom.stages.finetune.learning import count_steps
 from gptloom.stages.finetune.one import finetune_one
-from gptloom.stages.finetune.part import part_sentence
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.several import compare_runs, methods_of, of_method
+from gptloom.stages.tuning.learning import count_steps
+from gptloom.stages.tuning.part import part_sentence
 from gptloom.train.run import Hook, check_free
 
 

@@ -6,25 +6,21 @@ weights, trained for as many steps. All are measured on docstrings of modules th
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from gptloom.config.finetune import FinetuneOptions
-from gptloom.config.pretrain import ResumeOptions
 from gptloom.config.resolve import resolve
 from gptloom.interop.classifiers import open_classifier
-from gptloom.model.reference import finished_checkpoints
-from gptloom.observe.terminal import human_count, quietly, say
-from gptloom.stages.finetune.resume import resume_finetuning
+from gptloom.observe.terminal import human_count, say
 from gptloom.stages.finetune.stage import finetune
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.accuracies import COMMONEST, measure, read_rows, without_network
 from gptloom.stages.quickstart.corpus import Docstrings
 from gptloom.stages.quickstart.pretrain import BASE
+from gptloom.stages.quickstart.runs import finish_run
 from gptloom.stages.quickstart.stage import Context, StageResult
-from gptloom.train.run import STATE, RunState, read_state
+from gptloom.train.run import RunState
 
 FEATURE, FULL, RANDOM = "classify-feature", "classify-full", "classify-random"
 NAMES = {FEATURE: "feature-based", FULL: "full", RANDOM: "full, from random weights"}
@@ -47,30 +43,18 @@ def classify_docstrings(context: Context) -> StageResult | None:
     for run, name in NAMES.items():
         say(f"{name}: {MEANINGS[run]}")
         steps = states[FULL].step if run == RANDOM else None
-        states[run] = _train(context.out / run, _options(context, run, docstrings, steps))
+        given = _options(context, run, docstrings, steps)
+        states[run] = finish_run(
+            context.out / run,
+            lambda given=given: finetune(resolve(FinetuneOptions, given, given_source="quickstart")),  # type: ignore[misc]
+            quiet=True,  # three runs would say nearly the same
+        )
         if states[run].state != "finished":
             return None
     return _measure(context, docstrings, states)
 
 
 # ---- the runs --------------------------------------------------------------------------------------------------------
-
-
-def _train(folder: Path, given: dict[str, Any]) -> RunState:
-    """The run in ``folder``: finished, gone on with, or begun (anew, where no checkpoint was left)."""
-    if (folder / STATE).exists() and read_state(folder).state == "finished":
-        return read_state(folder)
-    if finished_checkpoints(folder):
-        say(f"going on with {folder}, which was broken off")
-        with quietly(True):
-            asked = {"run": str(folder), "quiet": True}
-            resume_finetuning(resolve(ResumeOptions, asked, given_source="quickstart"))
-        return read_state(folder)
-    if folder.is_dir() and not (folder / STATE).exists():
-        shutil.rmtree(folder)  # broken off before there was anything worth keeping
-    with quietly(True):  # three runs would say nearly the same
-        finetune(resolve(FinetuneOptions, given, given_source="quickstart"))
-    return read_state(folder)
 
 
 def _options(context: Context, run: str, docstrings: Docstrings, steps: int | None) -> dict[str, Any]:

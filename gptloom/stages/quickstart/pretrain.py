@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gptloom.config.files import write_text
-from gptloom.config.pretrain import PretrainOptions, ResumeOptions
+from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import resolve
 from gptloom.data.built import load_built
@@ -18,21 +17,19 @@ from gptloom.data.shards import TokenShards
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.open import load
 from gptloom.model.counting import count_parameters
-from gptloom.model.reference import finished_checkpoints
-from gptloom.observe.terminal import human_count, say, terminal
+from gptloom.observe.terminal import human_count, terminal
 from gptloom.stages.pretrain import pretrain
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.examples import ask
 from gptloom.stages.quickstart.moments import Watch
+from gptloom.stages.quickstart.runs import finish_run
 from gptloom.stages.quickstart.samples import compare_copying, write_samples
 from gptloom.stages.quickstart.stage import Context, StageResult
-from gptloom.stages.resume import resume
 from gptloom.stages.text import DATA, TOKENIZER
 from gptloom.stages.trained import TrainedRun
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.train import default_vocab_size
-from gptloom.train.run import STATE, read_state
 
 BASE = "base"
 SAMPLES, RULE = "samples.txt", "\n" + "─" * 40 + "\n"
@@ -57,18 +54,15 @@ def pretrain_base(context: Context) -> StageResult | None:
 def _train(context: Context, folder: Path) -> TrainedRun:
     """The run in ``folder``: finished, gone on with, or begun (anew, where no checkpoint was left)."""
     watch = Watch(context.corpus.prompts[0], context.seed, context.yardsticks, lambda: _open_text(folder))
-    if (folder / STATE).exists() and read_state(folder).state == "finished":
-        return TrainedRun(folder)
-    if finished_checkpoints(folder):
-        say(f"going on with {folder}, which was broken off")
-        return resume(resolve(ResumeOptions, {"run": str(folder), "quiet": True}, given_source="quickstart"), [watch])
-    if folder.is_dir() and not (folder / STATE).exists():
-        shutil.rmtree(folder)  # broken off while text was being prepared: nothing of it is worth keeping
-    recipe = load_recipe(RECIPE)
-    given = _options(context, folder, int(recipe.options["vocab_size"]))
-    run = pretrain(resolve(PretrainOptions, given, recipe.options, recipe.name, "quickstart", recipe.places), [watch])
-    assert isinstance(run, TrainedRun)
-    return run
+
+    def begin() -> None:
+        recipe = load_recipe(RECIPE)
+        given = _options(context, folder, int(recipe.options["vocab_size"]))
+        options = resolve(PretrainOptions, given, recipe.options, recipe.name, "quickstart", recipe.places)
+        pretrain(options, [watch])
+
+    finish_run(folder, begin, [watch])
+    return TrainedRun(folder)
 
 
 def _options(context: Context, folder: Path, vocab_size: int) -> dict[str, Any]:

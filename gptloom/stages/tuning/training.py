@@ -1,4 +1,4 @@
-"""One fine-tuning by steps, from a plan to the folder of the best step. Read it from ``train_one`` on."""
+"""A tuning by steps, from a plan to what the best step leaves. Read it from ``train`` on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,19 +19,14 @@ from gptloom.observe.machine import machine_info
 from gptloom.observe.readers import make_readers
 from gptloom.observe.terminal import ProgressReader, human_time, say
 from gptloom.stages.claim import Claim
-from gptloom.stages.finetune.body import Body, parameters_of
-from gptloom.stages.finetune.evaluating import EvaluateTask
-from gptloom.stages.finetune.final import describe, finish
-from gptloom.stages.finetune.learning import (
-    choose_pace,
-    count_steps,
-    loop_settings,
-    optimizer_settings,
-)
-from gptloom.stages.finetune.part import part_sentence, trained_parameters
-from gptloom.stages.finetune.plan import Plan
-from gptloom.stages.task import CONFIG
+from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.training import shown_to
+from gptloom.stages.tuning.body import parameters_of
+from gptloom.stages.tuning.evaluating import Evaluate
+from gptloom.stages.tuning.final import about, finish
+from gptloom.stages.tuning.learning import choose_pace, count_steps, loop_settings, optimizer_settings
+from gptloom.stages.tuning.part import part_sentence, trained_parameters
+from gptloom.stages.tuning.plan import Plan
 from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.guards import Guard
@@ -47,8 +42,10 @@ from gptloom.train.saver import Saver
 from gptloom.train.timing import Timing
 from gptloom.train.world import World
 
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
-def train_one(
+
+def train(
     plan: Plan,
     claim: Claim,
     callbacks: Sequence[Hook] = (),
@@ -67,11 +64,11 @@ def train_one(
         optimizer_settings(plan.options),
         torch.float32 if isinstance(model, ForeignModel) else plan.dtype,
         parallel,
-        lr_factor=partial(_rate_of, plan.body, plan.options.layer_decay) if plan.options.layer_decay < 1 else None,
+        lr_factor=plan.rate_of,
     )
     if checkpoint is None:
         plan = _settle(plan, optimizer, parallel)
-        write_config(claim.folder / CONFIG, plan.resolved, "finetune")
+        write_config(claim.folder / CONFIG, plan.resolved, plan.command)
     assert plan.options.max_steps is not None
     state = RunState() if checkpoint is None else RunState(**checkpoint[1]["run"])
     run = Run(claim.folder, loop_settings(plan.options, plan.options.max_steps, state.begin), state, parallel)
@@ -83,16 +80,12 @@ def train_one(
     if checkpoint is not None:
         restore(run, *checkpoint)
     claim.sure()
+    if checkpoint is None:
+        plan.begin(run)
     _fit(run, plan, model, optimizer, callbacks)
 
 
-def _rate_of(body: Body, decay: float, name: str) -> float:
-    """Layer-wise decay (ELMo's and ULMFiT's idea, as ELECTRA has it): each layer learns ``decay`` times the next one."""
-    top = body.model.config.n_layer + 1
-    return decay ** (top - body.depth_of(name))
-
-
-def _settle(plan: Plan, optimizer: Optimizer, parallel: Parallel) -> Plan:
+def _settle(plan: AnyPlan, optimizer: Optimizer, parallel: Parallel) -> AnyPlan:
     """Times a step, and settles length and pace; says what was chosen and what it will take."""
     seconds = _measure(plan, optimizer, parallel)
     steps = count_steps(plan.options, plan.batches, seconds)
@@ -100,12 +93,7 @@ def _settle(plan: Plan, optimizer: Optimizer, parallel: Parallel) -> Plan:
     for name, setting in plan.resolved.settings().items():
         if setting.rule is not None:
             say(f"  --{name.replace('_', '-')} {setting.value}: {setting.rule}")
-    data = plan.data
-    say(
-        f"{steps.steps:,} steps ({steps.rule}) · {len(data.train):,} training, {len(data.valid):,} validation"
-        + (f", {len(data.test):,} test" if data.test else "")
-        + f" examples · about {human_time(steps.steps * seconds)}"
-    )
+    say(f"{steps.steps:,} steps ({steps.rule}) · {plan.sizes} · about {human_time(steps.steps * seconds)}")
     return plan
 
 
@@ -128,18 +116,16 @@ def _measure(plan: Plan, optimizer: Optimizer, parallel: Parallel) -> float:
 def _summary(plan: Plan, run: Run) -> dict[str, Any]:
     model = plan.body.model
     return {
-        "model": f"{plan.options.base} for {plan.options.task}",
         "method": "patterns" if plan.options.train else plan.options.method,
         "parameters": parameters_of(model),
         "trained_parameters": trained_parameters(model),
-        "examples": len(plan.data.train),
         "tokens_per_step": plan.batches.tokens_per_step,
-        "context": plan.body.task.max_length,
         "metric": plan.metric,
         "precision": str(plan.dtype).removeprefix("torch."),
         "processes": 1,
         "machine": machine_info(run.path),
-        "repeat": record(plan.options.seed, {"tokenizer": plan.body.tokenizer.hash, "data": plan.data.hash}),
+        "repeat": record(plan.options.seed, {"tokenizer": plan.body.tokenizer.hash, "data": plan.data_hash}),
+        **plan.summary(),
     }
 
 
@@ -147,10 +133,10 @@ def _fit(run: Run, plan: Plan, model: Any, optimizer: Optimizer, callbacks: Sequ
     """The loop, with its hooks in the order in which they work."""
     options = plan.options
     assert options.eval_every is not None and options.save_every is not None
-    saver = Saver(partial(describe, plan), wait_for_disk=options.wait_for_disk)
+    saver = Saver(partial(about, plan), wait_for_disk=options.wait_for_disk)
     readers: list[Any] = [] if options.quiet else [ProgressReader()]
     readers += make_readers([name for name in options.log if name != "none"], run.path)
-    hooks: list[Hook] = [Timing(), EvaluateTask(plan, options.eval_every)]
+    hooks: list[Hook] = [Timing(), Evaluate(plan, options.eval_every)]
     if options.patience is not None:
         hooks.append(Patience(options.patience))
     hooks += [Save(saver, options.save_every, options.keep), finish(plan)]

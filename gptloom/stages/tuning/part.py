@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from gptloom.config.errors import Problem, UserError, nearest
-from gptloom.config.finetune import FinetuneOptions
 from gptloom.interop.foreign import ForeignModel
 from gptloom.interop.peft import read_adapter
 from gptloom.model.lora import LoraConfig, add_lora, is_lora
 from gptloom.observe.terminal import human_count
-from gptloom.stages.finetune.body import Body
-from gptloom.stages.finetune.patterns import matches, patterns_of
+from gptloom.stages.tuning.body import Body
+from gptloom.stages.tuning.patterns import matches, patterns_of
 
-HEAD = "task_head."
 RANK = 8
 LORA_OPTIONS = ("rank", "alpha", "lora_dropout", "target_modules", "adapter")
 
 
-def choose_part(body: Body, options: FinetuneOptions) -> LoraConfig | None:
+def choose_part(body: Body, options: Any, *, words: bool) -> LoraConfig | None:
     """Freezes what is not trained, after adapters are put in; the adapters' configuration where there are any.
 
-    A new head is always trained, and so is a pooler that the base did not have.
+    ``words``: a next-word loss is asked for; without, an output matrix for words gets no gradient.
+
+    What the base did not have is always trained: a new head, say.
 
     Raises:
         UserError: a pattern that names no parameter, more --layers than there are blocks, unknown --target-modules.
@@ -34,15 +35,13 @@ def choose_part(body: Body, options: FinetuneOptions) -> LoraConfig | None:
     lora = _put_adapters(body, options) if options.method == "lora" and not options.train else None
     trains = _rule(body, options)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(
-            trains(name) or name.startswith(HEAD) or (body.new_pooler and name.startswith("pooler."))
-        )
-    _leave_idle(model, options)
+        parameter.requires_grad_(trains(name) or name.startswith(body.fresh))
+    _leave_idle(model, words)
     return lora
 
 
-def _rule(body: Body, options: FinetuneOptions) -> Callable[[str], bool]:
-    """Whether the parameter of a name is trained, but for the head."""
+def _rule(body: Body, options: Any) -> Callable[[str], bool]:
+    """Whether the parameter of a name is trained, but for what is new."""
     names = [name for name, _ in body.model.named_parameters()]
     if options.train:
         return _named(options.train, names)
@@ -70,7 +69,7 @@ def _named(patterns: Iterable[str], names: Collection[str]) -> Callable[[str], b
     return lambda name: any(matches(pattern, name) for pattern in wanted)
 
 
-def _put_adapters(body: Body, options: FinetuneOptions) -> LoraConfig:
+def _put_adapters(body: Body, options: Any) -> LoraConfig:
     """Fresh adapters, or those of --adapter to go on with."""
     if options.adapter is not None:
         return _begin_with(body, Path(options.adapter), options.seed)
@@ -99,10 +98,10 @@ def _begin_with(body: Body, folder: Path, seed: int) -> LoraConfig:
     return lora
 
 
-def _leave_idle(model: nn.Module, options: FinetuneOptions) -> None:
+def _leave_idle(model: nn.Module, words: bool) -> None:
     """An output matrix for words gets no gradient where no next-word loss is asked for."""
     head = getattr(model, "head", None)
-    if isinstance(head, nn.Linear) and not options.lm_weight and not isinstance(model, ForeignModel):
+    if isinstance(head, nn.Linear) and not words and not isinstance(model, ForeignModel):
         head.requires_grad_(False)
 
 

@@ -1,0 +1,90 @@
+"""``gptloom sft``: a pretrained model and conversations in, a run folder with a model that answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptloom.cli.framework import Command
+from gptloom.cli.output import Output
+from gptloom.config.python import call
+from gptloom.config.resolve import Resolved
+from gptloom.config.sft import SftOptions
+
+if TYPE_CHECKING:
+    from gptloom.stages.sft.result import SftRun
+    from gptloom.stages.sft.stage import SftDryRun
+
+
+def sft(base: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> SftRun | SftDryRun:
+    """Tunes a pretrained model on prompts and answers, or conversations; the keywords are the options of ``gptloom sft``.
+
+    ``callbacks``: hooks ``f(event, run)``, called with every event after the run's own; "stop" ends the run.
+    """
+    from gptloom.observe.terminal import quietly
+    from gptloom.stages.sft import stage
+
+    with quietly(bool(options.get("quiet"))):
+        return call(SftOptions, lambda resolved: stage.sft(resolved, callbacks), {"base": base, **options})
+
+
+def run_sft(resolved: Resolved[SftOptions], out: Output) -> None:
+    """Teaches a pretrained model to answer, from prompts with answers or conversations.
+
+    What is not given is chosen from the rows, the model and the method, and printed with its reason.
+    """
+    from gptloom.stages.sft import stage
+    from gptloom.stages.sft.result import SftRun
+
+    result = stage.sft(resolved)
+    out.document(result.as_dict())
+    if isinstance(result, SftRun):
+        show_run(result, out)
+
+
+def show_run(run: SftRun, out: Output) -> None:
+    """The figures before and after, some answers, and what to do next."""
+    if run.state.state != "finished":
+        out.say(f"\nnext:  gptloom resume {run.path}")
+        return
+    before, after = run.figures["before"], run.figures["after"]
+    out.table(("figure", "base", "tuned"), figure_rows(before, after), right=("base", "tuned"))
+    if "smoke" in after:
+        from gptloom.evaluation.smoke import Smoke, side_by_side
+
+        for line in side_by_side(Smoke.from_dict(before["smoke"]), Smoke.from_dict(after["smoke"]))[:3]:
+            out.say(f"\n{line.prompt}\n  base:  {line.before}\n  tuned: {line.after}")
+    out.say(f"\nnext:  gptloom chat {run.path}   gptloom report {run.path}")
+
+
+def figure_rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(figure, before, after) as people read them."""
+    rows = [
+        (
+            "loss per answer token" if name == "valid_loss" else name.replace("loss/", "  of "),
+            f"{before['losses'][name]:.3f}",
+            f"{value:.3f}",
+        )
+        for name, value in after["losses"].items()
+    ]
+    if "smoke" in after:
+        for name, meaning in (("stopping", "answers that stop"), ("repetition", "repeated four-word pieces")):
+            rows.append((meaning, f"{before['smoke'][name]:.0%}", f"{after['smoke'][name]:.0%}"))
+    for task, report in after.get("answers", {}).items():
+        earlier = before["answers"][task]["metrics"]
+        rows += [
+            (f"{task}: {name}", f"{earlier[name]:.3f}", f"{value:.3f}") for name, value in report["metrics"].items()
+        ]
+    if after.get("base_bits_per_byte") is not None:
+        rows.append(
+            (
+                "bits per byte of pretraining text",
+                f"{before['base_bits_per_byte']:.3f}",
+                f"{after['base_bits_per_byte']:.3f}",
+            )
+        )
+    return rows
+
+
+COMMANDS = {"sft": Command(SftOptions, run_sft)}

@@ -1,0 +1,1 @@
+"""Instruction tuning (supervised fine-tuning): a model learns to answer, from prompts with answers and conversations."""

@@ -1,0 +1,145 @@
+"""The conversations of an instruction tuning: read, weighed against each other, and split where nobody has split them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.sft import SftOptions
+from gptloom.data.conversation import Conversation
+from gptloom.data.findings import counted, first_few
+from gptloom.data.inputs import expand_inputs
+from gptloom.data.instruction_formats import read_conversations
+from gptloom.observe.terminal import say
+from gptloom.stages.tuning.body import files_hash
+
+
+@dataclass(frozen=True)
+class Source:
+    """The conversations of one file, and how often a pass takes each."""
+
+    name: str
+    conversations: list[Conversation]
+    weight: float
+
+
+@dataclass(frozen=True)
+class SftData:
+    """What is trained on, and what is held out of it: task -> conversations, a task being a file."""
+
+    sources: list[Source]
+    valid: dict[str, list[Conversation]]
+    hash: str  # of the files' bytes, in order
+
+    @property
+    def train(self) -> list[Conversation]:
+        """All that is trained on, each once."""
+        return [conversation for source in self.sources for conversation in source.conversations]
+
+
+def read_sft_data(options: SftOptions) -> SftData:
+    """All rows of --data and --valid. Says what each file was taken for, and what is odd.
+
+    Raises:
+        UserError: every problem of every file at once; a held-out row that is also trained on is one.
+    """
+    files = expand_inputs(options.data)
+    train_paths, valid_paths = (
+        [str(file.path) for file in files],
+        [str(file.path) for file in expand_inputs(options.valid)],
+    )
+    by_path = _read([*train_paths, *valid_paths], options.format)
+    names = _names([*train_paths, *valid_paths])
+    sources = [Source(names[path], by_path[path], file.weight) for path, file in zip(train_paths, files, strict=True)]
+    valid = {names[path]: by_path[path] for path in valid_paths}
+    if valid:
+        _check_apart(sources, valid)
+    else:
+        sources, valid = _hold_out(sources, options.valid_share)
+        kept = sum(map(len, valid.values()))
+        say(
+            f"validation: {counted(kept, 'conversation')} held out, by a hash of their prompts: the same whatever the seed"
+        )
+    if not any(source.conversations for source in sources) or not any(valid.values()):
+        trained = sum(len(source.conversations) for source in sources)
+        what = f"{trained} conversations to train on and {sum(map(len, valid.values()))} held out"
+        raise UserError(Problem(what, ", ".join(train_paths), "more rows, or --valid FILE"))
+    sources = _mixed([source for source in sources if source.conversations], options.mix_temperature)
+    return SftData(sources, valid, files_hash([*train_paths, *valid_paths]))
+
+
+def _read(paths: Sequence[str], format: str | None) -> dict[str, list[Conversation]]:
+    """The conversations of each file; UserError with what is wrong with any of them."""
+    by_path: dict[str, list[Conversation]] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            found = read_conversations([path], format)
+        except UserError as error:
+            problems += error.problems
+            continue
+        for sentence in (*found.sentences, *found.warnings):
+            say(sentence)
+        by_path[path] = found.conversations
+    if problems:
+        raise UserError(*problems)
+    return by_path
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """What each file is called in figures: its stem, with its folder where two have the same."""
+    stems = {path: Path(path).name.split(".")[0] for path in paths}
+    twice = {stem for stem in stems.values() if list(stems.values()).count(stem) > 1}
+    return {path: f"{Path(path).parent.name}/{stem}" if stem in twice else stem for path, stem in stems.items()}
+
+
+def prompt_key(conversation: Conversation) -> bytes:
+    """A hash of everything before the last answer; of the answer where nothing comes before."""
+    texts = [f"{message.role}\x1f{message.content}" for message in conversation.prompt] or [conversation.answer]
+    text = "\x1e".join(" ".join(text.split()) for text in texts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _hold_out(sources: Sequence[Source], share: float) -> tuple[list[Source], dict[str, list[Conversation]]]:
+    """``share`` of the different prompts of each file, at least one of two; equal prompts stay together."""
+    kept: list[Source] = []
+    valid: dict[str, list[Conversation]] = {}
+    held: set[bytes] = set()
+    for source in sources:
+        keys = sorted({prompt_key(conversation) for conversation in source.conversations})
+        if len(keys) > 1:
+            held |= set(keys[: max(1, round(share * len(keys)))])
+    for source in sources:
+        sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+        for conversation in source.conversations:
+            sides[prompt_key(conversation) in held].append(conversation)
+        kept.append(Source(source.name, sides[0], source.weight))
+        if sides[1]:
+            valid[source.name] = sides[1]
+    return kept, valid
+
+
+def _check_apart(sources: Sequence[Source], valid: dict[str, list[Conversation]]) -> None:
+    """UserError where a held-out prompt is trained on: its loss would say nothing."""
+    trained = {prompt_key(one) for source in sources for one in source.conversations if one.prompt}
+    leaks = [one.where for held in valid.values() for one in held if one.prompt and prompt_key(one) in trained]
+    if leaks:
+        what = f"{counted(len(leaks), 'held-out prompt')} also in --data"
+        mend = "take them out of one of the files; gptloom data check FILE --valid FILE lists them"
+        raise UserError(Problem(what, first_few(leaks), mend))
+
+
+def _mixed(sources: list[Source], temperature: float | None) -> list[Source]:
+    """Weights with which the shares of files go as n^(1/T) (Raffel et al. 2020, section 3.5.2); a pass stays as long."""
+    if temperature is None:
+        return sources
+    sizes = [source.weight * len(source.conversations) for source in sources]
+    flat = [size ** (1 / temperature) for size in sizes]
+    factor = sum(sizes) / sum(flat)
+    return [
+        Source(source.name, source.conversations, factor * own / len(source.conversations))
+        for source, own in zip(sources, flat, strict=True)
+    ]

@@ -1,0 +1,99 @@
+"""What an instruction tuning leaves: the model, and how it answers, beside how the base answered the same prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gptloom.config.files import write_text
+from gptloom.data.conversation import Conversation, Message
+from gptloom.data.order import permute
+from gptloom.data.render import Renderer
+from gptloom.evaluation.answers import answer_report
+from gptloom.evaluation.smoke import WARN_BELOW, Smoke, smoke_test
+from gptloom.generation.chat import ChatModel
+from gptloom.generation.language_model import LanguageModel
+from gptloom.interop.chat import open_chat
+from gptloom.model.lora import merge_lora
+from gptloom.observe.terminal import say
+from gptloom.stages.sft.result import BEFORE, METRICS
+from gptloom.stages.training import FINAL
+from gptloom.stages.tuning.final import write_folders
+from gptloom.train.form import About
+from gptloom.train.run import Run
+
+if TYPE_CHECKING:
+    from gptloom.stages.sft.plan import SftPlan
+
+ANSWERED = 50  # held-out prompts of each task whose answers are compared with the references
+LONGEST_ANSWER = 256  # tokens
+
+
+def look_before(plan: SftPlan, run: Run) -> None:
+    """Writes ``before.json``: the base on what the tuned model will be measured on."""
+    say("the base, before it is tuned: its loss on held-out answers, and how it answers")
+    model = ChatModel(
+        LanguageModel(plan.body.model, plan.body.tokenizer), Renderer(plan.body.tokenizer, plan.body.format)
+    )
+    found = {"losses": dict(plan.validated().metrics), **look(plan, model)}
+    write_text(run.path / BEFORE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
+    """How ``model`` answers training prompts, what its held-out answers are worth, and the bits per byte of base text."""
+    longest = answer_limit(plan)
+    found: dict[str, Any] = {}
+    if prompts := smoke_prompts(plan):
+        found["smoke"] = smoke_test(model, prompts, max_tokens=longest, seed=plan.options.seed).as_dict()
+    answers = {
+        task: answer_report(model, held, limit=ANSWERED, max_tokens=longest, seed=plan.options.seed).as_dict()
+        for task, held in plan.data.valid.items()
+        if any(conversation.metric for conversation in held)
+    }
+    if answers:
+        found["answers"] = answers
+    if plan.text is not None:
+        found["base_bits_per_byte"] = plan.text.bits_per_byte(model.language_model)
+    return found
+
+
+def smoke_prompts(plan: SftPlan) -> list[tuple[Message, ...]]:
+    """Some training prompts that leave room for an answer, the same for equal data and seed."""
+    train = plan.data.train
+    order = permute(np.arange(len(train)), len(train), np.array([plan.options.seed], dtype=np.uint64))
+    chosen: list[Conversation] = []
+    for place in order.tolist():
+        if len(chosen) == plan.options.smoke_prompts:
+            break
+        if train[place].answer:
+            chosen.append(train[place])
+    return [conversation.prompt for conversation in chosen]
+
+
+def answer_limit(plan: SftPlan) -> int:
+    """Tokens that an answer may have: twice as many as nine in ten of the held-out ones."""
+    lengths = [end - begin for held in plan.valid.values() for example in held for begin, end in example.turns[-1:]]
+    usual = int(np.percentile(lengths, 90)) if lengths else LONGEST_ANSWER
+    return max(16, min(2 * usual, LONGEST_ANSWER, plan.body.model.config.context // 2))
+
+
+def leave(plan: SftPlan, run: Run, told: About, cost: Mapping[str, Any]) -> None:
+    """The model, fp32 and on the CPU, as a folder for everyone, adapters also as PEFT has them, and the figures."""
+    learned = plan.learned()
+    if learned:
+        merge_lora(plan.body.model)
+    write_folders(plan, run, told, learned, lambda: _write_metrics(plan, run.path, cost))
+
+
+def _write_metrics(plan: SftPlan, folder: Path, cost: Mapping[str, Any]) -> None:
+    """``metrics.json``: the stored folder beside the base."""
+    before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+    after = {"losses": dict(plan.validated().metrics), **look(plan, open_chat(folder / FINAL, device=plan.device.type))}
+    document = {"version": 1, "metric": plan.metric, "cost": dict(cost), "before": before, "after": after}
+    write_text(folder / METRICS, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    if "smoke" in after and after["smoke"]["stopping"] < WARN_BELOW:
+        say(Smoke.from_dict(after["smoke"]).warning)

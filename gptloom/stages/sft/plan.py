@@ -1,0 +1,177 @@
+"""What an instruction tuning is made of: body, rendered conversations and batches, with every option settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.resolve import Resolved
+from gptloom.config.sft import SftOptions
+from gptloom.data.conversation_batches import ConversationBatches, held_out
+from gptloom.data.findings import counted, first_few
+from gptloom.data.render import Rendered, Renderer, shortened
+from gptloom.observe.terminal import say
+from gptloom.stages.sft.body import ChatBody, adopt
+from gptloom.stages.sft.data import SftData
+from gptloom.stages.sft.final import leave, look_before
+from gptloom.stages.sft.replay import BaseText, base_text
+from gptloom.stages.tuning.body import parameters_of
+from gptloom.stages.tuning.learning import choose_epochs, choose_rate
+from gptloom.stages.tuning.part import choose_part
+from gptloom.stages.tuning.plan import Plan, Validated
+from gptloom.train.form import About
+from gptloom.train.memory import forget_peak
+from gptloom.train.objective import NextToken
+from gptloom.train.precision import choose_device, choose_dtype
+from gptloom.train.run import Run
+from gptloom.train.validation import validate
+
+EPOCHS = 3.0
+ROW_TOKENS = 8192  # of one forward pass over held-out examples
+MOST_LEFT_OUT = 0.1  # share of the examples that may be too long without anybody having said --max-length
+
+
+@dataclass(frozen=True)
+class SftPlan(Plan):
+    """An instruction tuning."""
+
+    command = "sft"
+
+    resolved: Resolved[SftOptions]
+    body: ChatBody
+    objective: NextToken
+    batches: ConversationBatches
+    data: SftData
+    valid: dict[str, list[Rendered]]
+    text: BaseText | None  # what the base was pretrained on
+
+    metric = "valid_loss"
+    higher_is_better = False
+
+    @property
+    def data_hash(self) -> str:
+        return self.data.hash
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.batches.n_examples:,} training, {sum(map(len, self.valid.values())):,} held-out examples"
+
+    def validated(self) -> Validated:
+        """The loss per response token of all held-out examples together, and of each task (``loss/NAME``)."""
+        sums: dict[str, tuple[float, int]] = {}
+        for task, examples in self.valid.items():
+            pad = self.body.tokenizer.pad_id or 0
+            batches = held_out(examples, pad, ROW_TOKENS, self.options.packing)
+            found = validate(
+                self.objective, self.body.model, batches, limit=self.options.limit_batches, device=self.device
+            )
+            sums[task] = (found.nats, found.items)
+        loss = sum(nats for nats, _ in sums.values()) / sum(items for _, items in sums.values())
+        by_task = {f"loss/{task}": nats / items for task, (nats, items) in sums.items()} if len(sums) > 1 else {}
+        return Validated(loss, {"valid_loss": loss, **by_task}, loss if np.isfinite(loss) else None)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "model": f"{self.options.base}, template {self.body.format.template}",
+            "examples": self.batches.n_examples,
+            "context": self.body.max_length,
+        }
+
+    def described(self, about: About) -> About:
+        return replace(about, chat=self.body.format)
+
+    def begin(self, run: Run) -> None:
+        look_before(self, run)
+
+    def leave(self, run: Run, about: About, cost: Mapping[str, Any]) -> None:
+        leave(self, run, about, cost)
+
+
+def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
+    """Opens the body, renders every conversation and settles what follows; nothing is written.
+
+    Raises:
+        UserError: for all that cannot be: nothing to learn from, examples that do not fit, a base that cannot answer.
+    """
+    options = resolved.options
+    device = choose_device(options.device)
+    held = forget_peak(device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    dtype, _ = choose_dtype(options.precision, device)
+    body = adopt(options, data)
+    renderer = Renderer(body.tokenizer, body.format, options.prompt_loss_weight)
+    accepted = options.max_length is not None
+    sources = []
+    for source in data.sources:
+        made = fitted(renderer.examples(source.conversations), body.max_length, source.name, accepted=accepted)
+        sources.append((made, source.weight))
+    plain = Renderer(body.tokenizer, body.format)  # held-out loss is that of responses, whatever is trained
+    valid = {
+        task: fitted(plain.examples(held), body.max_length, f"held out of {task}", accepted=True)
+        for task, held in data.valid.items()
+    }
+    _say_supervised([example for made, _ in sources for example in made])
+    resolved = choose_rate(resolved, parameters_of(body.model))
+    resolved = choose_epochs(resolved, EPOCHS)
+    options = resolved.options
+    text = base_text(options, body)
+    lora = choose_part(body, options, words=True)
+    batches = ConversationBatches(
+        sources,
+        options.batch_size,
+        options.seed,
+        body.tokenizer.pad_id or 0,
+        packed=options.packing,
+        replay=None if not options.replay or text is None else (text.train, options.replay, body.model.config.context),
+    )
+    return SftPlan(resolved, body, lora, NextToken(), batches, device, dtype, held, data, valid, text)
+
+
+def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted: bool) -> list[Rendered]:
+    """The examples within ``max_length``: of longer ones the whole turns that fit, and nothing where not one does.
+
+    Raises:
+        UserError: none fits, or, unless that is ``accepted``, more than a tenth does not.
+    """
+    kept, out, shorter = [], [], []
+    for example in examples:
+        made = shortened(example, max_length)
+        if made is None:
+            out.append(example.where)
+        else:
+            kept.append(made)
+            if len(made.ids) < len(example.ids):
+                shorter.append(example.where)
+    if shorter:
+        cut = f"{counted(len(shorter), 'conversation')} longer than {max_length} tokens lose their last turns"
+        say(f"{name}: {cut}: {first_few(shorter)}")
+    if not out:
+        return kept
+    what = f"{name}: {len(out):,} of {len(examples):,} examples are longer than {max_length} tokens"
+    if not kept:
+        raise UserError(
+            Problem(f"{what}: nothing is left", first_few(out), "a base with a longer context, or shorter examples")
+        )
+    if len(out) > MOST_LEFT_OUT * len(examples) and not accepted:
+        mend = f"a base with a longer context; --max-length {max_length} goes on without them"
+        raise UserError(Problem(what, first_few(out), mend))
+    say(f"{what} and left out: {first_few(out)}")
+    return kept
+
+
+def _say_supervised(examples: Sequence[Rendered]) -> None:
+    """What share of the tokens is learned from; UserError where it is none."""
+    tokens = sum(len(example.ids) for example in examples)
+    learned = sum(int((example.weights > 0).sum()) for example in examples)
+    if not learned:
+        what = "not a single token is to be learned: every answer has weight 0"
+        raise UserError(Problem(what, examples[0].where, 'answers without "weight": 0'))
+    say(
+        f"{learned:,} of {tokens:,} tokens are learned from ({learned / tokens:.0%}); every answer ends in its end token"
+    )

@@ -1,0 +1,117 @@
+"""The text that the base was pretrained on: to go on reading some of it, and to see how much of it is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.sft import SftOptions
+from gptloom.data.batches import Tokens
+from gptloom.data.built import load_built
+from gptloom.data.documents import Document, iter_documents
+from gptloom.evaluation.perplexity import score_tokens
+from gptloom.generation.language_model import LanguageModel
+from gptloom.interop.hub import PREFIX
+from gptloom.model.reference import resolve_reference
+from gptloom.observe.terminal import say
+from gptloom.stages.sft.body import ChatBody
+from gptloom.stages.text import DATA
+from gptloom.tokenizer import Tokenizer
+
+MEASURED_TOKENS = 50_000
+HELD_OUT = 0.05  # of the text of --replay-data
+
+Ints = NDArray[np.int64]
+
+
+class TokensInMemory:
+    """Token ids of documents, end-of-text before each, read like shards."""
+
+    def __init__(self, ids: Ints) -> None:
+        self.n_tokens = len(ids)
+        self._ids = ids
+
+    @classmethod
+    def of(cls, documents: Iterable[Document], tokenizer: Tokenizer) -> TokensInMemory:
+        parts: list[list[int]] = []
+        begins = True
+        for document in documents:
+            parts += [[tokenizer.eot_id]] if begins else []
+            parts.append(tokenizer.encode(document.text))
+            begins = document.ends
+        return cls(np.fromiter((token for part in parts for token in part), dtype=np.int64))
+
+    def read(self, start: int, length: int) -> Ints:
+        """Ids ``start`` to ``start + length`` [length]."""
+        return self._ids[start : start + length]
+
+    def gather(self, starts: Ints, length: int) -> Ints:
+        """Ids from each of ``starts`` on [starts, length]."""
+        return self._ids[starts[:, None] + np.arange(length)]
+
+    def cut(self, place: int) -> tuple[TokensInMemory, TokensInMemory]:
+        return TokensInMemory(self._ids[:place]), TokensInMemory(self._ids[place:])
+
+
+@dataclass(frozen=True)
+class BaseText:
+    """What is read again, and what was never trained on."""
+
+    train: Tokens
+    valid: Tokens | None
+
+    def bits_per_byte(self, model: LanguageModel) -> float | None:
+        """Of the beginning of what was never trained on; independent of the tokenizer."""
+        if self.valid is None:
+            return None
+        return score_tokens(model, _First(self.valid, MEASURED_TOKENS)).bits_per_byte
+
+
+class _First:
+    """The beginning of a long text."""
+
+    def __init__(self, tokens: Tokens, limit: int) -> None:
+        self._tokens, self.n_tokens = tokens, min(tokens.n_tokens, limit)
+
+    def read(self, start: int, length: int) -> Ints:
+        return self._tokens.read(start, length)
+
+
+def base_text(options: SftOptions, body: ChatBody) -> BaseText | None:
+    """The text of --replay-data, else what the run BASE was pretrained on, where it still has it; None: unknown.
+
+    Raises:
+        UserError: --replay without any text, or with less than one window of it.
+    """
+    found = _given(options, body.tokenizer) if options.replay_data else _of_run(options.base)
+    if options.replay:
+        if found is None:
+            what = f"--replay {options.replay:g}: the text that BASE was pretrained on is not known here"
+            raise UserError(Problem(what, options.base, "--replay-data FILE"))
+        context = body.model.config.context
+        if found.train.n_tokens <= context:
+            what = f"{found.train.n_tokens:,} tokens are less than one window of {context}"
+            raise UserError(Problem(what, "--replay-data", "more text"))
+        say(f"{options.replay:.0%} of the tokens are pretraining text ({found.train.n_tokens:,} tokens of it)")
+    return found
+
+
+def _given(options: SftOptions, tokenizer: Tokenizer) -> BaseText:
+    tokens = TokensInMemory.of(iter_documents(options.replay_data), tokenizer)
+    train, valid = tokens.cut(round((1 - HELD_OUT) * tokens.n_tokens))
+    return BaseText(train, valid)
+
+
+def _of_run(base: str) -> BaseText | None:
+    """The shards inside the run folder; of a mixture the first part, which is the largest share of most."""
+    if base.startswith(PREFIX):
+        return None
+    run = resolve_reference(base).run
+    if run is None or not (run / DATA).is_dir():
+        return None
+    shards = load_built(run / DATA).open()
+    return BaseText(shards.train[0][0], shards.valid)

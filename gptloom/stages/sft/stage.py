@@ -1,0 +1,109 @@
+"""Instruction tuning of a pretrained model. Read it from ``sft`` on."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.resolve import Resolved, write_config
+from gptloom.config.sft import SftOptions
+from gptloom.observe.terminal import say
+from gptloom.stages.claim import Claim
+from gptloom.stages.on_disk import CONFIG
+from gptloom.stages.sft.data import SftData, read_sft_data
+from gptloom.stages.sft.plan import plan_run
+from gptloom.stages.sft.result import SftRun
+from gptloom.stages.tuning.learning import count_steps
+from gptloom.stages.tuning.part import LORA_OPTIONS, part_sentence
+from gptloom.stages.tuning.training import train
+from gptloom.train.run import Hook, check_free
+
+
+@dataclass(frozen=True)
+class SftDryRun:
+    """What ``--dry-run`` found: the options as they would be, and what is trained on what."""
+
+    resolved: Resolved[SftOptions]
+    sentence: str
+    examples: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"options": self.resolved.as_dict("sft"), "trained": self.sentence, "examples": self.examples}
+
+
+def sft(resolved: Resolved[SftOptions], callbacks: Sequence[Hook] = ()) -> SftRun | SftDryRun:
+    """Tunes BASE on conversations.
+
+    Raises UserError, before anything is written, when the options, the rows or the model do not allow it. ``callbacks``
+    are hooks, called after the run's own.
+    """
+    check_options(resolved)
+    options = resolved.options
+    folder = Path(options.out or default_folder(options))
+    if not options.dry_run:
+        check_free(folder, overwrite=options.overwrite)
+    data = read_sft_data(options)
+    if options.dry_run:
+        return _foresee(resolved, data)
+    start(resolved, data, folder, callbacks)
+    return SftRun(folder)
+
+
+def start(resolved: Resolved[SftOptions], data: SftData, folder: Path, callbacks: Sequence[Hook] = ()) -> None:
+    """Trains from the beginning into ``folder``."""
+    plan = plan_run(resolved, data)
+    with Claim(folder, resolved.options.overwrite) as claim:
+        claim.take()
+        write_config(folder / CONFIG, plan.resolved, plan.command)
+        train(plan, claim, callbacks)
+
+
+def default_folder(options: SftOptions) -> str:
+    """runs/sft-NAME-DATE, NAME being that of the first file."""
+    name = Path(options.data[0]).name.split(".")[0] or "rows"
+    return f"runs/sft-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def check_options(resolved: Resolved[SftOptions]) -> None:
+    """UserError with every option that contradicts another, or would do nothing."""
+    if problems := list(_conflicts(resolved)):
+        raise UserError(*problems)
+
+
+def _conflicts(resolved: Resolved[SftOptions]) -> Iterator[Problem]:
+    options = resolved.options
+
+    def idle(names: Sequence[str], why: str) -> Iterator[Problem]:
+        for name in names:
+            if resolved.given(name):
+                yield Problem(f"--{name.replace('_', '-')}: {why}", mend="leave it out")
+
+    if options.train and resolved.given("method"):
+        yield Problem("--train and --method: both say what is trained", mend="one of them")
+    method = "train" if options.train else options.method
+    if method != "lora":
+        yield from idle(LORA_OPTIONS, "is for --method lora")
+    if method != "last":
+        yield from idle(("layers",), "is for --method last")
+    if options.adapter is not None:
+        yield from idle(LORA_OPTIONS[:-1], "the folder of --adapter says it")
+    if options.valid:
+        yield from idle(("valid_share",), "the rows of --valid are used")
+    if len(options.data) == 1:
+        yield from idle(("mix_temperature",), "there is one file, and nothing to mix")
+
+
+def _foresee(resolved: Resolved[SftOptions], data: SftData) -> SftDryRun:
+    """Everything up to the first step, with nothing written; how long a step takes is not measured."""
+    plan = plan_run(resolved, data)
+    sentence = part_sentence(plan.body)
+    say(sentence)
+    if plan.options.max_minutes is None:
+        steps = count_steps(plan.options, plan.batches, 1.0)
+        say(f"{steps.steps:,} steps ({steps.rule}), {plan.batches.tokens_per_step:,} tokens each")
+    examples = {"train": plan.batches.n_examples, "valid": sum(map(len, plan.valid.values()))}
+    return SftDryRun(plan.resolved, sentence, examples)

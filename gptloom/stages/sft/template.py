@@ -1,0 +1,93 @@
+"""Which template renders the conversations: the one that BASE knows, the one asked for, or one that fits data and method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from gptloom.config.chat import ChatFormat, Template
+from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.sft import SftOptions
+from gptloom.data.conversation import Conversation
+from gptloom.data.separators import separator_of, stop_of
+from gptloom.data.templates import built_in, from_file, needs_tokens, own_format
+from gptloom.observe.terminal import say
+from gptloom.tokenizer import Tokenizer
+
+
+def choose_template(
+    options: SftOptions, tokenizer: Tokenizer, taught: ChatFormat | None, data: Sequence[Conversation], *, embeds: bool
+) -> tuple[ChatFormat, Tokenizer]:
+    """The format, and the tokenizer with the special tokens that it needs.
+
+    Args:
+        taught: what BASE was tuned with.
+        embeds: whether embeddings are trained, so that new tokens can learn what they mean.
+
+    Raises:
+        UserError: another template than BASE was taught without --yes; tokens that could not be learned; no such template.
+    """
+    known = taught or own_format(tokenizer)
+    name, why = _name(options, known, data, embeds)
+    separator, stop = _borders(data) if name == "plain" else ("", "")
+    if known is not None and name == known.template:
+        chosen, result = known, tokenizer
+    elif name in get_args(Template):
+        if name == "tokenizer":
+            mend = "another --template, or none"
+            raise UserError(
+                Problem("--template tokenizer: the tokenizer of BASE has no chat template", options.base, mend)
+            )
+        _check_tokens(name, tokenizer, embeds)
+        chosen, result = built_in(name, tokenizer, separator=separator, stop=stop)
+    elif Path(name).is_file():
+        chosen, result = from_file(name, tokenizer), tokenizer
+    else:
+        raise UserError(
+            Problem(f"--template {name}: no template or file is called so", mend=nearest(name, get_args(Template)))
+        )
+    if known is not None and chosen != known and not options.yes:
+        what = f"--template {name}: BASE was taught {known.template}, and would have to unlearn it"
+        raise UserError(
+            Problem(what, options.base, f"leave it out, or --template {known.template}; --yes does it all the same")
+        )
+    say(f"template {chosen.template}: {why}")
+    return chosen, result
+
+
+def _name(options: SftOptions, known: ChatFormat | None, data: Sequence[Conversation], embeds: bool) -> tuple[str, str]:
+    """(name, why)."""
+    if options.template is not None:
+        return options.template, "asked for"
+    if known is not None:
+        return known.template, "as BASE was taught"
+    if _is_plain(data):
+        return "plain", "prompts end in a separator of their own, or there are none"
+    if embeds:
+        return "gptloom", "roles are new tokens, learned now"
+    return "alpaca", "roles are written out, since embeddings are frozen"
+
+
+def _borders(data: Sequence[Conversation]) -> tuple[str, str]:
+    """(what ends every prompt, what ends every completion)."""
+    prompts = [one.messages[0].content for one in data if len(one.messages) == 2]
+    return separator_of(prompts), stop_of([one.answer for one in data])
+
+
+def _is_plain(data: Sequence[Conversation]) -> bool:
+    """Whether every row is a completion alone, or a prompt that ends as all do, and its completion."""
+    single = all([m.role for m in one.messages] in (["assistant"], ["user", "assistant"]) for one in data)
+    if not single:
+        return False
+    prompts = [one.messages[0].content for one in data if len(one.messages) == 2]
+    return not prompts or bool(separator_of(prompts))
+
+
+def _check_tokens(name: str, tokenizer: Tokenizer, embeds: bool) -> None:
+    missing = [token for token in needs_tokens(name) if token not in tokenizer.special_tokens]
+    if missing and not embeds:
+        what = (
+            f"--template {name}: {', '.join(missing)} would be new, and embeddings are frozen: nobody would learn them"
+        )
+        raise UserError(Problem(what, mend="--template alpaca, or --method full"))

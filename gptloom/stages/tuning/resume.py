@@ -1,0 +1,121 @@
+"""Going on with a tuning where it stopped; with a larger budget, beyond where it was to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.options import DurabilityOptions, Options, ParallelOptions
+from gptloom.config.pretrain import ResumeOptions
+from gptloom.config.resolve import Resolved, read_config
+from gptloom.model.reference import finished_checkpoints
+from gptloom.observe.terminal import say
+from gptloom.stages.claim import Claim
+from gptloom.stages.on_disk import CONFIG
+from gptloom.stages.tuning.plan import Plan
+from gptloom.stages.tuning.training import train
+from gptloom.train.checkpoint import newest_sound
+from gptloom.train.run import Hook, read_state, take_lock
+
+KEPT = ("save_on_signal", "wait_for_disk")  # of the durability options
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a stage does when one of its runs goes on."""
+
+    command: str
+    options: type[Options]
+    read: Callable[[Any], Any]  # options -> the data, as they are now
+    plan: Callable[[Resolved[Any], Any], Plan]
+    start: Callable[[Resolved[Any], Any, Path, Sequence[Hook]], object]  # a run that has no checkpoint yet
+    in_one_step: Callable[[Any], bool] = lambda options: False  # no checkpoints: ``start_again`` finds what is done
+    start_again: Callable[[Any, Claim, Sequence[Hook]], None] | None = None
+
+
+def resume_tuning(
+    tuning: Tuning,
+    resolved: Resolved[ResumeOptions],
+    callbacks: Sequence[Hook] = (),
+    confirm: Callable[[str], bool] | None = None,
+) -> None:
+    """Continues the run of ``resolved.options.run``, on the rows and the base that it began with.
+
+    ``confirm`` is asked before an older checkpoint is taken because the newest is damaged (default: what ``--yes`` says).
+
+    Raises:
+        UserError: nothing is left to do; rows or base have changed; no checkpoint is sound; options for several processes.
+    """
+    folder = Path(resolved.options.run)
+    _check_options(resolved)
+    stored: Resolved[Any] = Resolved.from_dict(tuning.options, read_config(folder / CONFIG), str(folder / CONFIG))
+    stored = _as_asked(stored, resolved)
+    before = read_state(folder)
+    at_once = tuning.in_one_step(stored.options)
+    begun = bool(finished_checkpoints(folder)) and not at_once
+    budget = _budget(resolved.options, before.steps, begun, folder)
+    if before.state == "finished" and budget is None:
+        mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
+        if at_once:
+            mend = f"gptloom {tuning.command} with another --out, or --overwrite"
+        raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
+    data = tuning.read(stored.options)
+    if at_once:
+        assert tuning.start_again is not None
+        with Claim(folder, overwrite=False) as claim:
+            take_lock(claim.lock)
+            tuning.start_again(tuning.plan(stored, data), claim, callbacks)
+        return
+    if not begun:
+        say("the run was broken off before its first checkpoint: it starts again")
+        options = stored.options.model_copy(update={"overwrite": True})
+        tuning.start(replace(stored, options=options), data, folder, callbacks)
+        return
+    with Claim(folder, overwrite=False) as claim:
+        take_lock(claim.lock)
+        step, checkpoint, document, harm = newest_sound(folder)
+        asked = confirm or (lambda question: resolved.options.yes)
+        if harm and not asked(f"Newer checkpoints are damaged. Go on from step {step}?"):
+            raise UserError(*harm, Problem(f"the newest sound checkpoint is that of step {step}", str(folder), "--yes"))
+        if budget is not None:
+            say(f"a new warm-up and decay over the steps {step} to {budget}")
+            options = stored.options.model_copy(update={"max_steps": budget, "max_epochs": None, "max_minutes": None})
+            stored = replace(stored, options=options)
+            document["run"] |= {"begin": step, "steps": budget}
+        plan = tuning.plan(stored, data)
+        now = {"data": plan.data_hash, "base": plan.body.base_hash}
+        names = {"data": "the rows have", "base": f"the weights of {stored.options.base} have"}
+        changed = [f"{names[name]} changed since the run began" for name in now if document["facts"][name] != now[name]]
+        if changed:
+            mend = f"put the old ones back, or begin anew: gptloom {tuning.command} with --overwrite or another --out"
+            raise UserError(*(Problem(what, str(folder), mend) for what in changed))
+        train(plan, claim, callbacks, (checkpoint, document))
+
+
+def _check_options(resolved: Resolved[ResumeOptions]) -> None:
+    names = [*ParallelOptions.model_fields, *(name for name in DurabilityOptions.model_fields if name not in KEPT)]
+    if given := [f"--{name.replace('_', '-')}" for name in names if resolved.given(name)]:
+        raise UserError(Problem(f"{', '.join(given)}: a tuning is the work of one process", mend="leave it out"))
+
+
+def _as_asked(stored: Resolved[Any], now: Resolved[ResumeOptions]) -> Resolved[Any]:
+    given = {name: getattr(now.options, name) for name in (*KEPT, "threads") if now.given(name)}
+    return replace(stored, options=stored.options.model_copy(update={**given, "quiet": now.options.quiet}))
+
+
+def _budget(given: ResumeOptions, steps: int, begun: bool, folder: Path) -> int | None:
+    """The steps in all that are asked for now, if other than planned; they count from the start of the run."""
+    others = (given.max_epochs, given.max_minutes, given.max_train_tokens)
+    if any(budget is not None for budget in others):
+        raise UserError(Problem("this run is extended by --max-steps", mend=f"gptloom resume {folder} --max-steps N"))
+    if given.max_steps is None or given.max_steps == steps:
+        return None
+    if not begun:
+        raise UserError(Problem("--max-steps: this run has no checkpoint to go on from", str(folder), "leave it out"))
+    if given.max_steps < steps:
+        what = f"--max-steps {given.max_steps}: the run was planned for {steps}"
+        raise UserError(Problem(what, str(folder), f"--max-steps {2 * steps}"))
+    return given.max_steps
