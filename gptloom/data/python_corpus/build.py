@@ -17,6 +17,7 @@ from gptloom.data.python_corpus.corpus import (
     DOCUMENT_SEPARATOR,
     HELDOUT_DOCSTRINGS,
     HELDOUT_EXAMPLES,
+    INSTRUCTIONS,
     TRAIN,
     TRAIN_DOCSTRINGS,
     VALID,
@@ -29,6 +30,7 @@ from gptloom.data.python_corpus.corpus import (
 from gptloom.data.python_corpus.examples import common_words
 from gptloom.data.python_corpus.families import as_table, labelled_docstrings, part_by_module
 from gptloom.data.python_corpus.holdout import PageSplit, split_pages
+from gptloom.data.python_corpus.instructions import as_conversations, make_instructions
 from gptloom.data.python_corpus.pages import Page
 from gptloom.data.python_corpus.sessions import Material, draw_questions, split_material, write_sessions
 
@@ -66,6 +68,7 @@ def _write(out: Path, seed: int, made_of: str, pages: Sequence[Page], notes: Seq
     valid_sessions = write_sessions(heldout, _example_bytes(valid_pages), rng)
     questions = draw_questions(train, heldout, _HELD_OUT_EXAMPLES, rng)
     docstrings = part_by_module(labelled_docstrings([*split.train, *split.valid]), split.held_out)
+    instructions = make_instructions(split)
     documents = train_pages + train_sessions
     rng.shuffle(documents)
     texts = {
@@ -76,6 +79,7 @@ def _write(out: Path, seed: int, made_of: str, pages: Sequence[Page], notes: Seq
         HELDOUT_EXAMPLES: "".join(json.dumps(asdict(question)) + "\n" for question in questions),
         TRAIN_DOCSTRINGS: as_table(docstrings[0]),
         HELDOUT_DOCSTRINGS: as_table(docstrings[1]),
+        **{INSTRUCTIONS.format(part): as_conversations(pairs) for part, pairs in instructions.items()},
     }
     counts = _page_counts(pages, split) | {
         "train_sessions": len(train_sessions),
@@ -83,6 +87,7 @@ def _write(out: Path, seed: int, made_of: str, pages: Sequence[Page], notes: Seq
         "heldout_examples": len(questions),
         "train_docstrings": len(docstrings[0]),
         "heldout_docstrings": len(docstrings[1]),
+        **{f"instructions_{part}": len(pairs) for part, pairs in instructions.items()},
         "train_example_bytes": _size(train_sessions),
         "valid_example_bytes": _size(valid_sessions),
         "train_bytes": len(texts[TRAIN].encode()),

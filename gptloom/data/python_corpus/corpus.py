@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.files import write_text
+from gptloom.data.python_corpus.instructions import Part
 from gptloom.data.python_corpus.sessions import HeldoutExample
 
 DOCUMENT_SEPARATOR = "\n\f\n"  # a line with a form feed, a character that no document contains
@@ -18,6 +19,7 @@ TRAIN, VALID = "train.txt", "valid.txt"
 VALID_MODULES, VALID_EXAMPLES = "valid_modules.txt", "valid_examples.txt"
 HELDOUT_EXAMPLES = "heldout_examples.jsonl"
 TRAIN_DOCSTRINGS, HELDOUT_DOCSTRINGS = "docstrings_train.tsv", "docstrings_heldout.tsv"
+INSTRUCTIONS = "instructions_{}.jsonl"
 DESCRIPTION = "corpus.json"
 
 
@@ -27,8 +29,9 @@ class PythonCorpus:
 
     Documents in ``train`` and ``valid`` are parted by ``DOCUMENT_SEPARATOR``. ``valid`` is ``valid_text`` (pages of
     held-out modules and topics: what the yardsticks are measured on) followed by ``valid_examples`` (sessions about
-    held-out operands, words and functions). The docstrings are tables of text, family and
-    module. ``hash`` names the training and validation text: figures measured on texts of different hashes do not compare.
+    held-out operands, words and functions). The docstrings are tables of text, family and module, the instructions
+    conversations of a question and its answer. ``hash`` names the training and validation text: figures measured on
+    texts of different hashes do not compare.
     """
 
     folder: Path
@@ -61,6 +64,10 @@ class PythonCorpus:
     @property
     def heldout_docstrings(self) -> Path:
         return self.folder / HELDOUT_DOCSTRINGS
+
+    def instructions(self, part: Part) -> Path:
+        """The questions and answers of a part."""
+        return self.folder / INSTRUCTIONS.format(part)
 
 
 def heldout_examples(folder: Path) -> list[HeldoutExample]:
