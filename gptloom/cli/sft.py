@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gptloom.stages.sft.stage import SftDryRun
 
 
+SHOWN = 3  # prompts with the answers before and after
+WIDTH = 200  # characters of an answer
+
+
 def sft(base: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> SftRun | SftDryRun:
     """Tunes a pretrained model on prompts and answers, or conversations; the keywords are the options of ``gptloom sft``.
 
@@ -51,11 +55,15 @@ def show_run(run: SftRun, out: Output) -> None:
     before, after = run.figures["before"], run.figures["after"]
     out.table(("figure", "base", "tuned"), figure_rows(before, after), right=("base", "tuned"))
     if "smoke" in after:
-        from gptloom.evaluation.smoke import Smoke, side_by_side
-
-        for line in side_by_side(Smoke.from_dict(before["smoke"]), Smoke.from_dict(after["smoke"]))[:3]:
-            out.say(f"\n{line.prompt}\n  base:  {line.before}\n  tuned: {line.after}")
+        for old, new in list(zip(before["smoke"]["samples"], after["smoke"]["samples"], strict=True))[:SHOWN]:
+            out.say(f"\n{new['prompt']}\n  base:  {_line(old)}\n  tuned: {_line(new)}")
     out.say(f"\nnext:  gptloom chat {run.path}   gptloom report {run.path}")
+
+
+def _line(sample: dict[str, Any]) -> str:
+    """The beginning of an answer on one line."""
+    text = " ".join(sample["answer"].split())
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
 def figure_rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:

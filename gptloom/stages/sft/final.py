@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gptloom.config.files import write_text
-from gptloom.data.conversation import Conversation, Message
-from gptloom.data.order import permute
+from gptloom.data.conversation import Conversation
+from gptloom.data.order import hash_words, permute
 from gptloom.data.render import Renderer
 from gptloom.evaluation.answers import answer_report
-from gptloom.evaluation.smoke import WARN_BELOW, Smoke, smoke_test
+from gptloom.evaluation.smoke import smoke_test
 from gptloom.generation.chat import ChatModel
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.chat import open_chat
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ANSWERED = 50  # held-out prompts of each task whose answers are compared with the references
 LONGEST_ANSWER = 256  # tokens
+SMOKE = 11  # what a draw decides
 
 
 def look_before(plan: SftPlan, run: Run) -> None:
@@ -47,11 +48,12 @@ def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
     """How ``model`` answers training prompts, what its held-out answers are worth, and the bits per byte of base text."""
     longest = answer_limit(plan)
     found: dict[str, Any] = {}
-    if prompts := smoke_prompts(plan):
-        found["smoke"] = smoke_test(model, prompts, max_tokens=longest, seed=plan.options.seed).as_dict()
+    if asked := smoke_prompts(plan):
+        smoke = smoke_test(model, asked, max_tokens=longest, seed=plan.options.seed)
+        found["smoke"] = {**smoke.as_dict(), "sentence": smoke.sentence, "warning": smoke.warning}
     answers = {
         task: answer_report(model, held, limit=ANSWERED, max_tokens=longest, seed=plan.options.seed).as_dict()
-        for task, held in plan.data.valid.items()
+        for task, held in plan.answerable.items()
         if any(conversation.metric for conversation in held)
     }
     if answers:
@@ -61,17 +63,11 @@ def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
     return found
 
 
-def smoke_prompts(plan: SftPlan) -> list[tuple[Message, ...]]:
-    """Some training prompts that leave room for an answer, the same for equal data and seed."""
-    train = plan.data.train
-    order = permute(np.arange(len(train)), len(train), np.array([plan.options.seed], dtype=np.uint64))
-    chosen: list[Conversation] = []
-    for place in order.tolist():
-        if len(chosen) == plan.options.smoke_prompts:
-            break
-        if train[place].answer:
-            chosen.append(train[place])
-    return [conversation.prompt for conversation in chosen]
+def smoke_prompts(plan: SftPlan) -> list[Conversation]:
+    """Some training conversations that fit the context, the same for equal data and seed."""
+    n = len(plan.trained)
+    order = permute(np.arange(n), n, hash_words(plan.options.seed, SMOKE))
+    return [plan.trained[place] for place in order[: plan.options.smoke_prompts]]
 
 
 def answer_limit(plan: SftPlan) -> int:
@@ -95,5 +91,6 @@ def _write_metrics(plan: SftPlan, folder: Path, cost: Mapping[str, Any]) -> None
     after = {"losses": dict(plan.validated().metrics), **look(plan, open_chat(folder / FINAL, device=plan.device.type))}
     document = {"version": 1, "metric": plan.metric, "cost": dict(cost), "before": before, "after": after}
     write_text(folder / METRICS, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    if "smoke" in after and after["smoke"]["stopping"] < WARN_BELOW:
-        say(Smoke.from_dict(after["smoke"]).warning)
+    warning = after.get("smoke", {}).get("warning")
+    if warning is not None:
+        say(warning)

@@ -12,6 +12,7 @@ import torch
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.resolve import Resolved
 from gptloom.config.sft import SftOptions
+from gptloom.data.conversation import Conversation
 from gptloom.data.conversation_batches import ConversationBatches, held_out
 from gptloom.data.findings import counted, first_few
 from gptloom.data.render import Rendered, Renderer, shortened
@@ -48,6 +49,8 @@ class SftPlan(Plan):
     batches: ConversationBatches
     data: SftData
     valid: dict[str, list[Rendered]]
+    trained: list[Conversation]  # those that fit, each once
+    answerable: dict[str, list[Conversation]]  # the held-out ones that fit, of each task
     text: BaseText | None  # what the base was pretrained on
 
     metric = "valid_loss"
@@ -107,15 +110,17 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
     body = adopt(options, data)
     renderer = Renderer(body.tokenizer, body.format, options.prompt_loss_weight)
     accepted = options.max_length is not None
-    sources = []
+    sources, trained = [], []
     for source in data.sources:
-        made = fitted(renderer.examples(source.conversations), body.max_length, source.name, accepted=accepted)
-        sources.append((made, source.weight))
+        examples = renderer.examples(source.conversations)
+        sources.append((fitted(examples, body.max_length, source.name, accepted=accepted), source.weight))
+        trained += _fitting(source.conversations, examples, body.max_length)
     plain = Renderer(body.tokenizer, body.format)  # held-out loss is that of responses, whatever is trained
-    valid = {
-        task: fitted(plain.examples(held), body.max_length, f"held out of {task}", accepted=True)
-        for task, held in data.valid.items()
-    }
+    valid, answerable = {}, {}
+    for task, conversations in data.valid.items():
+        examples = plain.examples(conversations)
+        valid[task] = fitted(examples, body.max_length, f"held out of {task}", accepted=True)
+        answerable[task] = _fitting(conversations, examples, body.max_length)
     _say_supervised([example for made, _ in sources for example in made])
     resolved = choose_rate(resolved, parameters_of(body.model))
     resolved = choose_epochs(resolved, EPOCHS)
@@ -130,7 +135,9 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
         packed=options.packing,
         replay=None if not options.replay or text is None else (text.train, options.replay, body.model.config.context),
     )
-    return SftPlan(resolved, body, lora, NextToken(), batches, device, dtype, held, data, valid, text)
+    return SftPlan(
+        resolved, body, lora, NextToken(), batches, device, dtype, held, data, valid, trained, answerable, text
+    )
 
 
 def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted: bool) -> list[Rendered]:
@@ -163,6 +170,13 @@ def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted
         raise UserError(Problem(what, first_few(out), mend))
     say(f"{what} and left out: {first_few(out)}")
     return kept
+
+
+def _fitting(
+    conversations: Sequence[Conversation], examples: Sequence[Rendered], max_length: int
+) -> list[Conversation]:
+    pairs = zip(conversations, examples, strict=True)
+    return [conversation for conversation, example in pairs if len(example.ids) <= max_length]
 
 
 def _say_supervised(examples: Sequence[Rendered]) -> None:

@@ -12,6 +12,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.sft import SftOptions
 from gptloom.data.batches import Tokens
 from gptloom.data.built import load_built
+from gptloom.data.conversation_batches import GatheredTokens
 from gptloom.data.documents import Document, iter_documents
 from gptloom.evaluation.perplexity import score_tokens
 from gptloom.generation.language_model import LanguageModel
@@ -61,7 +62,7 @@ class TokensInMemory:
 class BaseText:
     """What is read again, and what was never trained on."""
 
-    train: Tokens
+    train: GatheredTokens
     valid: Tokens | None
 
     def bits_per_byte(self, model: LanguageModel) -> float | None:

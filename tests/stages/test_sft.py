@@ -1,0 +1,218 @@
+"""``gptloom.sft`` from rows to a folder that answers: formats, templates, methods, figures, refusals, going on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gptloom
+from gptloom.config.errors import UserError
+from gptloom.config.resolve import resolve
+from gptloom.config.sft import SftOptions
+from gptloom.data.render import Renderer
+from gptloom.model.store import load_model, read_chat, read_lineage
+from gptloom.stages.sft.data import read_sft_data
+from gptloom.stages.sft.plan import plan_run
+from gptloom.tokenizer.load import load_tokenizer
+
+QUESTIONS = [f"what is {a} {b}" for a in ("king", "queen", "river", "boat") for b in ("old", "young", "green", "wood")]
+
+
+def rows(n: int = 16, begin: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": QUESTIONS[begin + i], "completion": QUESTIONS[begin + i].split()[-1]} for i in range(n)]
+
+
+def write(path: Path, values: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in values), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def sft(bodies: dict[str, Path], tmp_path: Path) -> Callable[..., Any]:
+    """``gptloom.sft`` of a tiny decoder, 4 steps of 4 examples into ``tmp_path/run``."""
+
+    def run(**given: Any) -> Any:
+        if "data" not in given:
+            given["data"] = [write(tmp_path / "rows.jsonl", rows())]
+        options: dict[str, Any] = {
+            "base": str(bodies["decoder"]),
+            "out": str(tmp_path / "run"),
+            "quiet": True,
+            "precision": "fp32",
+            "threads": torch.get_num_threads(),
+            "log": ["none"],
+            "batch_size": 4,
+            "lr": 3e-3,
+            "max_steps": 4,
+            "smoke_prompts": 2,
+        }
+        options |= given
+        return gptloom.sft(options.pop("base"), **options)
+
+    return run
+
+
+def refusal(act: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        act()
+    return str(caught.value)
+
+
+def test_a_base_becomes_a_model_that_answers(sft: Callable[..., Any]) -> None:
+    run = sft()
+    assert run.state.state == "finished" and run.state.step == 4
+    assert {"before", "after", "cost"} <= run.figures.keys()
+    assert run.figures["after"]["losses"]["valid_loss"] < run.figures["before"]["losses"]["valid_loss"]
+    assert len(run.figures["after"]["smoke"]["samples"]) == 2
+    chat = read_chat(run.path / "final")
+    assert chat is not None and chat.template == "gptloom"
+    assert read_lineage(run.path / "final")["lineage"]["stage"] == "sft"
+    answer = run.model.reply([{"role": "user", "content": QUESTIONS[0]}], max_tokens=4, temperature=0)
+    assert answer.finish_reason in ("stop", "length")
+
+
+def test_it_learns_answers_by_heart_and_ends_them(sft: Callable[..., Any]) -> None:
+    run = sft(max_steps=150, batch_size=8, lr=1e-2, valid_share=0.1)
+    good = 0
+    for question in QUESTIONS:
+        answer = run.model.reply([{"role": "user", "content": question}], max_tokens=8, temperature=0)
+        good += answer.text == question.split()[-1] and answer.finish_reason == "stop"
+    assert good >= 12
+    assert run.figures["after"]["smoke"]["stopping"] == 1.0
+
+
+def test_the_folder_renders_as_the_training_did(sft: Callable[..., Any], tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", rows())
+    run = sft(data=[data])
+    given = {"base": str(run.path), "data": [data], "out": str(tmp_path / "again"), "dry_run": True}
+    plan = plan_run(resolve(SftOptions, given), read_sft_data(resolve(SftOptions, given).options))
+    assert plan.body.format == read_chat(run.path / "final")
+    tokenizer = load_tokenizer(run.path / "final")
+    renderer = Renderer(tokenizer, plan.body.format)
+    conversation = plan.trained[0]
+    ids = renderer.prompt(conversation.prompt)
+    example = renderer.examples([conversation])[0]
+    assert example.ids[: len(ids)].tolist() == ids and example.turns[0][0] == len(ids)
+
+
+@pytest.mark.parametrize("method", ["lora", "last"])
+def test_frozen_embeddings_have_roles_written_out(sft: Callable[..., Any], method: str) -> None:
+    run = sft(method=method, **({"layers": 1} if method == "last" else {}))
+    chat = read_chat(run.path / "final")
+    assert chat is not None and chat.template == "alpaca"
+    assert run.figures["cost"]["trained_parameters"] < sum(
+        p.numel() for p in load_model(run.path / "final")[0].parameters()
+    )
+    if method == "lora":
+        assert read_chat(run.path / "adapter") == chat
+
+
+def test_new_tokens_are_refused_where_they_could_not_learn(sft: Callable[..., Any]) -> None:
+    said = refusal(lambda: sft(method="lora", template="chatml"))
+    assert "<|im_start|>" in said and "--template alpaca" in said
+
+
+def test_prepared_files_are_concatenated(sft: Callable[..., Any], tmp_path: Path) -> None:
+    made = [{"prompt": row["prompt"] + "\n\n###\n\n", "completion": f" {row['completion']} END"} for row in rows()]
+    run = sft(data=[write(tmp_path / "made_prepared.jsonl", made)])
+    chat = read_chat(run.path / "final")
+    assert chat is not None
+    assert (chat.template, chat.separator, chat.stop) == ("plain", "\n\n###\n\n", " END")
+
+
+def test_another_template_than_the_base_knows_is_refused(sft: Callable[..., Any], tmp_path: Path) -> None:
+    run = sft()
+    said = refusal(lambda: sft(base=str(run.path), template="alpaca", out=str(tmp_path / "other")))
+    assert "was taught gptloom" in said and "--yes" in said
+    again = sft(base=str(run.path), out=str(tmp_path / "third"))
+    assert read_chat(again.path / "final") == read_chat(run.path / "final")
+
+
+def test_packed_and_padded_learn_the_same(sft: Callable[..., Any], tmp_path: Path) -> None:
+    runs = [sft(packing=packing, out=str(tmp_path / str(packing)), smoke_prompts=0) for packing in (True, False)]
+    one, other = ([event["loss"] for event in run.events if event["type"] == "train"] for run in runs)
+    assert one and one == pytest.approx(other, rel=1e-5)
+
+
+def test_going_on_is_exact(sft: Callable[..., Any], tmp_path: Path) -> None:
+    whole = sft(out=str(tmp_path / "whole"), save_every=2, eval_every=2, smoke_prompts=0)
+
+    def stop(event: dict[str, Any], run: Any) -> str | None:
+        return "stop" if event["type"] == "train" and event["step"] == 2 else None
+
+    broken = sft(
+        out=str(tmp_path / "broken"), save_every=2, eval_every=2, log_every=1, smoke_prompts=0, callbacks=[stop]
+    )
+    assert broken.state.state != "finished"
+    gptloom.resume(str(broken.path), quiet=True)
+    states = [load_model(path / "final")[0].state_dict() for path in (whole.path, broken.path)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert broken.figures["before"]["losses"] == whole.figures["before"]["losses"]
+
+
+def test_files_are_weighed_and_held_out_apart(bodies: dict[str, Path], tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jsonl", rows(8)), write(tmp_path / "b.jsonl", rows(4, begin=8))
+    given = {"base": str(bodies["decoder"]), "data": [f"{a}@0.5", b]}
+    data = read_sft_data(resolve(SftOptions, given).options)
+    assert [(source.name, source.weight) for source in data.sources] == [("a", 0.5), ("b", 1.0)]
+    assert set(data.valid) == {"a", "b"} and [len(held) for held in data.valid.values()] == [1, 1]
+    even = read_sft_data(resolve(SftOptions, {**given, "data": [a, b], "mix_temperature": 1e6}).options)
+    shares = [source.weight * len(source.conversations) for source in even.sources]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-3) and sum(shares) == pytest.approx(10)
+
+
+def test_a_held_out_prompt_that_is_trained_on_is_refused(sft: Callable[..., Any], tmp_path: Path) -> None:
+    data, valid = write(tmp_path / "a.jsonl", rows(8)), write(tmp_path / "v.jsonl", rows(3, begin=6))
+    said = refusal(lambda: sft(data=[data], valid=[valid]))
+    assert "2 held-out prompts also in --data" in said and "v.jsonl:1" in said
+
+
+def test_every_task_has_its_loss(sft: Callable[..., Any], tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jsonl", rows(8)), write(tmp_path / "b.jsonl", rows(8, begin=8))
+    run = sft(data=[a, b])
+    assert {"valid_loss", "loss/a", "loss/b"} == run.figures["after"]["losses"].keys()
+
+
+def test_pretraining_text_is_read_again_and_measured(sft: Callable[..., Any], tmp_path: Path) -> None:
+    text = tmp_path / "base.txt"
+    text.write_text("the old king and his young queen went down to the river. " * 60, encoding="utf-8")
+    run = sft(replay=0.3, replay_data=[str(text)])
+    assert run.figures["before"]["base_bits_per_byte"] > run.figures["after"]["base_bits_per_byte"]
+    said = refusal(lambda: sft(replay=0.1, out=str(tmp_path / "none")))
+    assert "not known here" in said and "--replay-data" in said
+
+
+def test_nothing_to_learn_is_refused(sft: Callable[..., Any], tmp_path: Path) -> None:
+    silent = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "yes", "weight": 0}]}
+        for q in QUESTIONS
+    ]
+    said = refusal(lambda: sft(data=[write(tmp_path / "silent.jsonl", silent)]))
+    assert "weight" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_examples_that_are_too_long_are_left_out_only_when_few_or_asked_for(
+    sft: Callable[..., Any], tmp_path: Path
+) -> None:
+    long = [{**row, "prompt": row["prompt"] + " river" * 60} if i % 2 else row for i, row in enumerate(rows())]
+    data = write(tmp_path / "long.jsonl", long)
+    said = refusal(lambda: sft(data=[data]))
+    assert "longer than 48 tokens" in said and "--max-length 48" in said
+    assert sft(data=[data], max_length=48).state.state == "finished"
+
+
+def test_bases_that_cannot_answer_are_refused(sft: Callable[..., Any], bodies: dict[str, Path]) -> None:
+    assert "both sides" in refusal(lambda: sft(base=str(bodies["encoder"])))
+    assert "is a preset" in refusal(lambda: sft(base="modern-nano"))
+
+
+def test_options_that_do_nothing_are_refused_together(sft: Callable[..., Any], tmp_path: Path) -> None:
+    said = refusal(lambda: sft(rank=4, layers=1, mix_temperature=2.0))
+    assert all(name in said for name in ("--rank", "--layers", "--mix-temperature"))
+    assert not (tmp_path / "run").exists()
