@@ -19,6 +19,7 @@ EXTRAS = {
     "hub": (("transformers", "huggingface_hub"), "models and tokenizers from the Hugging Face hub"),
     "data": (("pyarrow",), "parquet files"),
     "plots": (("matplotlib",), "loss curves as pictures"),
+    "eval": (("sacrebleu", "rouge_score"), "BLEU, chrF and ROUGE of generated answers"),
     "wandb": (("wandb",), "Weights & Biases, offline by default"),
 }
 LITTLE_DISK = 5e9

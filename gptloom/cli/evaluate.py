@@ -1,4 +1,5 @@
-"""``gptloom evaluate``: loss, perplexity and bits per byte of a model on text; of a BERT, how well it guesses masked words."""
+"""``gptloom evaluate``: loss, perplexity and bits per byte of a model on text; of a BERT, how well it guesses masked words;
+of an instructed model, how good its answers are."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptloom.cli.answers import OF_ANSWERS, evaluate_answers, refuse_idle, show_answers
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.config.errors import Problem, UserError
@@ -20,6 +22,7 @@ from gptloom.config.resolve import Resolved
 if TYPE_CHECKING:
     from gptloom.data.batches import Tokens
     from gptloom.data.documents import Document
+    from gptloom.evaluation.answers import AnswersReport
     from gptloom.evaluation.masked import MaskedScore
     from gptloom.evaluation.perplexity import TextScore
     from gptloom.model.transformer import Transformer
@@ -46,16 +49,48 @@ class Evaluated:
         return reduce(add, self.files.values())
 
 
-def evaluate_texts(resolved: Resolved[EvaluateOptions]) -> Evaluated:
+def evaluate_model(resolved: Resolved[EvaluateOptions]) -> Evaluated | AnswersReport:
     """Measures how well a model predicts text: loss, perplexity and bits per byte of each file and of all.
 
-    Of a model that fills masks it is the loss and the accuracy on masked words.
+    Of a model that fills masks it is the loss and the accuracy on masked words. Of an instructed model on conversations,
+    and with ``answers``, it is an ``AnswersReport``: how good the answers are that it writes, task by task.
     """
+    options = resolved.options
+    if options.answers or (options.answers is None and _is_asked(options)):
+        return evaluate_answers(resolved)
+    refuse_idle(resolved, OF_ANSWERS, "is about what a model answers", "this scores how text is predicted")
+    return _evaluate_texts(options)
+
+
+def _is_asked(options: EvaluateOptions) -> bool:
+    """Whether an instructed model is given conversations only."""
+    from gptloom.interop.hub import resolve_model
+    from gptloom.model.store import read_chat
+
+    if not all(map(_holds_conversations, options.data)):
+        return False
+    folder = resolve_model(options.model).path
+    return folder is not None and read_chat(folder) is not None
+
+
+def _holds_conversations(path: str) -> bool:
+    """Whether a file's columns or keys are those of prompts and answers."""
+    from gptloom.data.column_names import INSTRUCTION_NAMES, plain
+    from gptloom.data.findings import Findings
+    from gptloom.data.inputs import data_suffix
+    from gptloom.data.rows import SUFFIXES, read_rows
+
+    if SUFFIXES.get(data_suffix(Path(path)), "txt") == "txt" or not Path(path).is_file():
+        return False
+    names = {plain(name) for name in read_rows(path, Findings()).names}
+    return any(known <= names for known in INSTRUCTION_NAMES)
+
+
+def _evaluate_texts(options: EvaluateOptions) -> Evaluated:
     import torch
 
     from gptloom.interop.open import open_model
 
-    options = resolved.options
     _refuse_answering(options.model)
     texts = _open_texts(options)
     if options.threads:
@@ -147,9 +182,14 @@ def run_evaluate(resolved: Resolved[EvaluateOptions], out: Output) -> None:
     """Measures how well a model predicts text: loss, perplexity and bits per byte.
 
     Bits per byte can be compared between models with different tokenizers, loss and perplexity cannot. Of a model that
-    fills masks (BERT) it is the loss and the accuracy on masked words, 15 % of the text.
+    fills masks (BERT) it is the loss and the accuracy on masked words, 15 % of the text. An instructed model answers the
+    conversations of each file, and its answers are scored: exact match, word overlap, BLEU and chrF, ROUGE.
     """
-    result = evaluate_texts(resolved)
+    result = evaluate_model(resolved)
+    if not isinstance(result, Evaluated):
+        show_answers(result, resolved.options.samples, out)
+        out.document({"model": resolved.options.model, "tasks": result.as_dict()})
+        return
     if len(result.files) > 1:
         rows = [(name, *_shown(score).values()) for name, score in [*result.files.items(), ("total", result.total)]]
         header = ("file", *_shown(result.total))
@@ -192,4 +232,4 @@ def _facts(score: Score) -> dict[str, Any]:
 
 
 COMMANDS = {"evaluate": Command(EvaluateOptions, run_evaluate)}
-evaluate = python_function("evaluate", EvaluateOptions, evaluate_texts)
+evaluate = python_function("evaluate", EvaluateOptions, evaluate_model)

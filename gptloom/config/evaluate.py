@@ -6,15 +6,36 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gptloom.config.options import POSITIONAL, DeviceOption, JsonOption, Metavar, QuietOption, ThreadsOption
+from gptloom.config.options import (
+    POSITIONAL,
+    DeviceOption,
+    JsonOption,
+    Metavar,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+)
 
 
-class EvaluateOptions(DeviceOption, ThreadsOption, JsonOption, QuietOption):
+class AnswerOptions(SeedOption):
+    """Scoring what an instructed model answers, instead of how well it predicts text."""
+
+    answers: bool | None = Field(
+        None, description="let the model answer, and score that (default: an instructed model, and conversations)"
+    )
+    rows: int | None = Field(None, gt=0, description="answers: so many of each task, chosen by --seed (default: all)")
+    max_tokens: int | None = Field(
+        None, gt=0, description="answers: longest one in tokens (default: from the task's longest right answer)"
+    )
+    samples: int = Field(3, ge=0, description="answers: so many of each task are printed")
+
+
+class EvaluateOptions(AnswerOptions, DeviceOption, ThreadsOption, JsonOption, QuietOption):
     """``gptloom evaluate MODEL --data ...``."""
 
     model: Annotated[str, POSITIONAL] = Field(description="run, model folder, hf:NAME, or preset with --untrained")
     data: Annotated[list[str], Metavar("FILE|FOLDER|GLOB")] = Field(
-        min_length=1, description="text to predict, or token shards; - reads standard input"
+        min_length=1, description="text to predict, token shards, or conversations to answer; - reads standard input"
     )
     stride: int | None = Field(
         None, gt=0, description="tokens between the beginnings of windows (default: the context, windows end to end)"

@@ -157,13 +157,67 @@ METRICS = (
         "Some points below f1.",
         "Far below f1: the place is found and its borders are not; train longer.",
     ),
+    Metric(
+        "exact",
+        "Share of generated answers that equal the right one as it is written, spaces around them aside.",
+        "Above the commonest right answer, which stands beside it; of numbers and of classes the figure to look at.",
+        "Far below exact_match: the answers differ in case or punctuation only. At the baseline with a high stopping: "
+        "the form is learnt and the content is not; a larger or longer pretrained base.",
+    ),
+    Metric(
+        "stopping",
+        "Share of generated answers that end by themselves, before the most tokens an answer may have.",
+        "Above 95 % after instruction tuning; near 0 for a base model, which writes on.",
+        "Low: train longer, and look at data show whether every answer ends in a labelled end-of-text.",
+    ),
+    Metric(
+        "among",
+        "Share of generated answers that are a right answer of some row of the task: whether the form was understood.",
+        "Near 100 % after tuning on the task; on a task that was never trained on it shows what was carried over.",
+        "Low: the wording does not name the options, or answers are cut (stopping).",
+    ),
+    Metric(
+        "bleu",
+        "Words and runs of up to four words shared with the right translations, over all answers, 0 to 100 (sacrebleu).",
+        "Above what copying the source reaches; 20 to 40 for good systems on news, more on short captions.",
+        "Below copying: nothing of the other language is learnt yet; see chrf, which moves first.",
+    ),
+    Metric(
+        "chrf",
+        "Runs of up to six characters shared with the right translations, recall counting twice, 0 to 100 (sacrebleu).",
+        "Moves before bleu does, and suits languages with long words; copying reaches 15 to 25 between kindred languages.",
+        "See bleu.",
+    ),
+    Metric(
+        "rouge1",
+        "F1 of the words shared with the right summary, mean over the answers (rouge-score, without stemming).",
+        "Above what copying the whole text reaches, or its first sentence.",
+        "At the level of copying: answers are too long (stopping), or say something else.",
+    ),
+    Metric(
+        "rouge2",
+        "The same of pairs of neighbouring words.",
+        "About half of rouge1 or less.",
+        "See rouge1.",
+    ),
+    Metric(
+        "rougeL",
+        "The same of the longest run of words in the same order, gaps allowed.",
+        "Between rouge2 and rouge1, nearer to the latter.",
+        "See rouge1.",
+    ),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-SHARES = ("accuracy", "precision", "recall", "f1", "exact_match")
+SHARES = (
+    *("accuracy", "precision", "recall", "f1", "exact_match", "exact", "among", "stopping"),
+    *("rouge1", "rouge2", "rougeL"),
+)
 """Metrics of labelled examples that are shares, and shown in percent."""
+POINTS = ("bleu", "chrf")
+"""Metrics from 0 to 100."""
 MINOR = ("precision_macro", "recall_macro", "precision_weighted", "recall_weighted", "f1_weighted")
 """Metrics of labelled examples that are left out where there is room for a few."""
 
@@ -178,7 +232,9 @@ def metric(name: str) -> Metric | None:
 
 
 def written(name: str, value: float) -> str:
-    """A metric of labelled examples as a person reads it: shares as ``87.3 %``, the others as ``0.512``."""
+    """A metric of labelled examples as a person reads it: shares as ``87.3 %``, BLEU as ``23.4``, the others as ``0.512``."""
+    if name in POINTS:
+        return f"{value:.1f}"
     return f"{value:.1%}".replace("%", " %") if is_share(name) else f"{value:.3f}"
 
 

@@ -100,7 +100,7 @@ def test_doctor_examines_and_suggests(monkeypatch: pytest.MonkeyPatch, capsys: p
     found = document(capsys, "doctor")
     assert found["machine"]["gptloom"] == gptloom.__version__
     assert found["matrix_peak"]["fp32"] == 2e11
-    assert found["extras"] == {"hub": True, "data": False, "plots": True, "wandb": True}
+    assert found["extras"] == {"hub": True, "data": False, "plots": True, "eval": True, "wandb": True}
     assert found["compiler"] is None
     if found["device"] == "cpu":
         assert any("torch.compile" in suggestion for suggestion in found["suggestions"])

@@ -1,0 +1,81 @@
+"""The part of ``gptloom evaluate`` that lets an instructed model answer, and prints how good its answers are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gptloom.cli.output import Output
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.evaluate import EvaluateOptions
+from gptloom.config.resolve import Resolved
+from gptloom.observe.glossary import interval_text, written
+from gptloom.observe.terminal import printable
+
+if TYPE_CHECKING:
+    from gptloom.evaluation.answers import Answer, AnswersReport, TaskAnswers
+
+OF_TEXT = ("stride", "text_column", "document_separator", "encoding", "untrained")
+OF_ANSWERS = ("rows", "max_tokens", "samples", "seed")
+LONGEST_TEXT = 300
+"""Characters of a prompt or an answer that are shown."""
+
+
+def evaluate_answers(resolved: Resolved[EvaluateOptions]) -> AnswersReport:
+    """Reads the conversations of all files and scores what the model answers to each, task by task."""
+    import torch
+
+    from gptloom.data.instruction_formats import read_conversations
+    from gptloom.evaluation.answers import answer_report, check_answers
+    from gptloom.interop.chat import open_chat
+
+    options = resolved.options
+    refuse_idle(resolved, OF_TEXT, "scores how text is predicted", "--answers is about what a model answers")
+    conversations = read_conversations(options.data).conversations
+    check_answers(conversations)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model = open_chat(options.model, device=options.device, precision=options.precision)
+    return answer_report(model, conversations, options.rows, options.seed, options.max_tokens)
+
+
+def refuse_idle(resolved: Resolved[EvaluateOptions], names: tuple[str, ...], what: str, here: str) -> None:
+    """UserError for every one of the options that was given and would do nothing."""
+    given = [f"--{name.replace('_', '-')}" for name in names if resolved.given(name)]
+    if given:
+        raise UserError(*(Problem(f"{flag} {what}; {here}", mend="leave it out") for flag in given))
+
+
+def show_answers(report: AnswersReport, samples: int, out: Output) -> None:
+    """A table of every task's figures beside their baseline, then some answers of each."""
+    header = ("task", "answers", "metric", "score", "95 % interval", "without a model", "baseline")
+    rows = [row for task in report.tasks.values() for row in _rows(task)]
+    out.table(header, rows, right=("answers", "score", "95 % interval", "without a model"))
+    for task in report.tasks.values():
+        if task.too_long:
+            out.say(f"{task.task}: {task.too_long:,} more do not fit the context and were not asked")
+    for task in report.tasks.values():
+        for answer in task.answers[:samples]:
+            _show_sample(task.task, answer, out)
+
+
+def _rows(task: TaskAnswers) -> list[tuple[str, ...]]:
+    """A row for each figure, the one to look at first above; then how many answers end, and are of the right form."""
+    figures = task.scores.figures
+    names = sorted(figures, key=lambda name: name != task.first)
+    shares = {"stopping": task.stopping, **({} if task.among is None else {"among": task.among})}
+    rows = []
+    for name, value in [*((name, figures[name]) for name in names), *shares.items()]:
+        known = task.baseline.figures.get(name)
+        beside = ("", "") if known is None else (written(name, known), printable(task.baseline.answer[:40]))
+        begin = (task.task, f"{task.n:,}") if not rows else ("", "")
+        rows.append((*begin, name, written(name, value), interval_text(name, task.intervals.get(name)), *beside))
+    return rows
+
+
+def _show_sample(task: str, answer: Answer, out: Output) -> None:
+    out.say(f"\n{task}, {answer.where}:")
+    end = "" if answer.stopped else "  (did not end by itself)"
+    for name, text in (("prompt", answer.prompt), ("right", answer.right), ("answer", answer.answer)):
+        line = printable(" ".join(text.split()))
+        short = line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
+        out.say(f"  {name:<7} {short}{end if name == 'answer' else ''}")
