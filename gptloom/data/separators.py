@@ -7,7 +7,6 @@ tells a model that its turn has come. A *separator* does: a mark such as ``" ->"
 
 from __future__ import annotations
 
-import os.path
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -53,7 +52,11 @@ def common_prefix(texts: Iterable[str]) -> str:
     """The longest text that all begin with; of several equal texts, the text itself."""
     shared: str | None = None
     for text in texts:
-        shared = text if shared is None else shared if text.startswith(shared) else os.path.commonprefix([shared, text])
+        if shared is None:
+            shared = text
+        if not text.startswith(shared):
+            same = next((i for i, (a, b) in enumerate(zip(shared, text, strict=False)) if a != b), len(text))
+            shared = shared[:same]
         if not shared:
             break
     return shared or ""

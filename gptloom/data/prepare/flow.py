@@ -1,0 +1,209 @@
+"""The course of ``data prepare``: read, look, say, ask, repair, write; the input itself is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol
+
+from gptloom.config.errors import Problem, UserError
+from gptloom.data.findings import counted
+from gptloom.data.prepare import affixes, general, pairs
+from gptloom.data.prepare.finding import Finding, Level, RowsT
+from gptloom.data.prepare.load import load
+from gptloom.data.prepare.next_steps import Next, next_steps
+from gptloom.data.prepare.reader import Reader
+from gptloom.data.prepare.rows import Chats, Kind, Pairs, Rows
+from gptloom.data.prepare.write import Sides, check_out, free_paths, split, write
+
+PAIR_CHECKS: tuple[Callable[[Pairs, Reader], list[Finding[Pairs]]], ...] = (
+    general.number,
+    pairs.empty,
+    pairs.alike,
+    general.encoding,
+    pairs.classes,
+    general.duplicates,
+    general.long,
+    pairs.capitals,
+    affixes.separator,
+    affixes.prompt_prefix,
+    affixes.completion_prefix,
+    affixes.stop,
+    affixes.leading_space,
+)
+"""In the order of OpenAI's tool, which is also the order in which what they advise is done."""
+CHAT_CHECKS: tuple[Callable[[Chats, Reader], list[Finding[Chats]]], ...] = (
+    general.number,
+    general.encoding,
+    general.duplicates,
+    general.long,
+)
+
+TAGS: dict[Level, tuple[str, str]] = {
+    "necessary": ("[Necessary]", ""),
+    "recommended": ("[Recommended]", "[Y/n]"),
+    "possible": ("[Possible]", "[y/N]"),
+}
+
+
+class Desk(Protocol):
+    """Who is told and asked."""
+
+    def say(self, text: str = "") -> None:
+        """A message."""
+
+    def ask(self, question: str, default: bool) -> bool:
+        """The answer to a question whose ``[Y/n]`` or ``[y/N]`` it ends in."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was found and done.
+
+    Attributes:
+        paths: the files written; empty where nothing was.
+        rows: how many rows each of them has.
+        findings: everything that was found, in order.
+        applied: whether the remedy of each finding was applied.
+        next: what to do with the files, or with the input where nothing had to be done; None where the answer was no.
+    """
+
+    data: str
+    kind: Kind
+    paths: list[Path]
+    rows: list[int]
+    findings: list[Finding[Any]]
+    applied: list[bool]
+    next: Next | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        return {
+            "data": self.data,
+            "kind": self.kind,
+            "paths": [str(path) for path in self.paths],
+            "rows": self.rows,
+            "findings": [one.as_dict(done) for one, done in zip(self.findings, self.applied, strict=True)],
+            "next": None if self.next is None else self.next.as_dict(),
+        }
+
+
+def prepare(path: str, reader: Reader, desk: Desk, out: str | None = None) -> Prepared:
+    """Looks through a file of examples, asks what is to be repaired, and writes what is left beside it.
+
+    Raises ``UserError``: the file cannot be understood, says too little, changed meanwhile, or nothing can be written;
+    and whatever ``desk.ask`` raises. Nothing is written then.
+    """
+    check_out(out)
+    desk.say("Analyzing...")
+    before = _state(path)
+    loaded = load(path)
+    if isinstance(loaded.rows, Chats):
+        seen: _Seen[Any] = _Seen(loaded.rows, loaded.findings).examined(CHAT_CHECKS, reader, desk)
+    else:
+        seen = _Seen(loaded.rows, loaded.findings).examined(PAIR_CHECKS, reader, desk)
+    seen.repair(desk)
+    return _finish(path, before, seen, reader, desk, out)
+
+
+@dataclass
+class _Seen(Generic[RowsT]):
+    """Rows on their way, and what was found about them."""
+
+    rows: RowsT
+    findings: list[Finding[RowsT]]
+    applied: list[bool] = field(default_factory=list)
+
+    def examined(
+        self, checks: Sequence[Callable[[RowsT, Reader], list[Finding[RowsT]]]], reader: Reader, desk: Desk
+    ) -> _Seen[RowsT]:
+        """Every check, one after another: each says what it found, and does at once what is necessary."""
+        for one in self.findings:
+            desk.say(f"- {one.text}")
+        for check in checks:
+            for one in check(self.rows, reader):
+                desk.say(f"- {one.text}")
+                self.findings.append(one)
+                if one.remedy is not None and one.remedy.level == "necessary":
+                    self.rows = one.remedy.apply(self.rows)
+            if not len(self.rows):
+                raise UserError(Problem("no row is left to learn from", mend="write completions into the rows"))
+        return self
+
+    def repair(self, desk: Desk) -> None:
+        """Asks for each remedy, then applies what was agreed to, in order."""
+        remedies = [one.remedy for one in self.findings if one.remedy is not None]
+        if not remedies:
+            desk.say("\nNo remediations found.")
+        else:
+            desk.say("\nBased on the analysis we will perform the following actions:")
+        agreed = []
+        for one in self.findings:
+            agreed.append(one.remedy is not None and _agreed(one.remedy.level, one.remedy.what, desk))
+        for one, yes in zip(self.findings, agreed, strict=True):
+            if yes and one.remedy is not None and one.remedy.level != "necessary":
+                self.rows = one.remedy.apply(self.rows)
+        self.applied = agreed
+
+
+def _agreed(level: Level, what: str, desk: Desk) -> bool:
+    tag, answers = TAGS[level]
+    if level == "necessary":
+        desk.say(f"- {tag} {what}")
+        return True
+    return desk.ask(f"- {tag} {what} {answers}", level == "recommended")
+
+
+def _finish(
+    path: str, before: tuple[int, int], seen: _Seen[Any], reader: Reader, desk: Desk, out: str | None
+) -> Prepared:
+    """Splits where there are classes, asks for the last time, and writes."""
+    rows: Rows = seen.rows
+    sides = _sides(rows, desk) if rows.kind == "classification" else None
+    if not any(seen.applied) and sides is None:
+        next = next_steps(rows, [Path(path)], reader)
+        return Prepared(path, rows.kind, [], [], seen.findings, seen.applied, next)
+    if not desk.ask("\nYour data will be written to a new JSONL file. Proceed [Y/n]", True):
+        desk.say("Nothing was written.")
+        return Prepared(path, rows.kind, [], [], seen.findings, seen.applied, None)
+    if _state(path) != before:
+        raise UserError(Problem("the file changed while it was looked through; nothing was written", path, "once more"))
+    files: list[tuple[Path, Rows]]
+    if sides is None:
+        files = [(free_paths(Path(path), out, [""])[0], rows)]
+    else:
+        train, valid = free_paths(Path(path), out, ["_train", "_valid"])
+        files = [(train, sides.train), (valid, sides.valid)]
+    write(files)
+    next = next_steps(rows, [name for name, _ in files], reader)
+    return Prepared(
+        path, rows.kind, [n for n, _ in files], [len(r) for _, r in files], seen.findings, seen.applied, next
+    )
+
+
+def _sides(rows: Pairs, desk: Desk) -> Sides | None:
+    """The rows split in two, where that is wanted and leaves something to validate on."""
+    sides = split(rows)
+    question = (
+        "- [Recommended] Split into a training and a validation set, so that classes are judged by other rows [Y/n]"
+    )
+    if not len(sides.valid):
+        desk.say("- No split into training and validation: every prompt that would validate is also trained on")
+        return None
+    if not desk.ask(question, True):
+        return None
+    if sides.moved:
+        desk.say(
+            f"  {counted(sides.moved, 'row')} drawn for validation went to training, which has their prompt already"
+        )
+    return sides
+
+
+def _state(path: str) -> tuple[int, int]:
+    """What changes when a file does; (0, 0) where there is none, which reading tells."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
