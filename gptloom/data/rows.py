@@ -19,6 +19,7 @@ from gptloom.data.column_names import plain
 from gptloom.data.findings import Findings
 from gptloom.data.header import is_header
 from gptloom.data.inputs import REFUSED, data_suffix, similar_names
+from gptloom.data.instruction_names import HEADERS
 from gptloom.data.json_rows import json_rows, jsonl_rows
 from gptloom.data.lines import Find, Line, text_lines
 from gptloom.data.reading import open_bytes
@@ -39,12 +40,6 @@ SUFFIXES: dict[str, FileFormat] = {
     ".txt": "txt",
     ".md": "txt",
 }
-KNOWN_HEADERS = frozenset(
-    "prompt completion response question answer query instruction input output system history messages conversations"
-    " conversation chosen rejected transcript dialogue text".split()
-)
-"""Names that make a first row a header, however the rows below it look."""
-
 SPEAKERS = ("Human:", "User:", "Assistant:", "System:")
 """How turns of a transcript begin."""
 
@@ -132,7 +127,7 @@ class RowFile:
         rows = self._cells(_unheard)
         number, first = next(rows, (1, []))
         below = [cells for _, cells in islice(rows, _BELOW_HEADER)]
-        known = any(isinstance(cell, str) and plain(cell) in KNOWN_HEADERS for cell in first)
+        known = any(isinstance(cell, str) and plain(cell) in HEADERS for cell in first)
         self.has_header = (known or is_header(first, below)) if header is None else header
         self.names = tuple(str(i + 1) for i in range(len(first)))
         if self.has_header:
