@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
+from itertools import islice
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,16 +75,17 @@ def _is_asked(options: EvaluateOptions) -> bool:
 
 
 def _holds_conversations(path: str) -> bool:
-    """Whether a file's columns or keys are those of prompts and answers."""
-    from gptloom.data.column_names import INSTRUCTION_NAMES, plain
+    """Whether a file's first rows are prompts and answers in any of their formats, and not just text."""
     from gptloom.data.findings import Findings
     from gptloom.data.inputs import data_suffix
+    from gptloom.data.instruction_formats import LOOKED_AT, detect
     from gptloom.data.rows import SUFFIXES, read_rows
 
     if SUFFIXES.get(data_suffix(Path(path)), "txt") == "txt" or not Path(path).is_file():
         return False
-    names = {plain(name) for name in read_rows(path, Findings()).names}
-    return any(known <= names for known in INSTRUCTION_NAMES)
+    rows = read_rows(path, Findings())
+    format = detect(rows.names, list(islice(rows, LOOKED_AT)))
+    return format is not None and format.name != "text"
 
 
 def _evaluate_texts(options: EvaluateOptions) -> Evaluated:

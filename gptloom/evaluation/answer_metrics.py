@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.errors import Problem, UserError
 from gptloom.evaluation.outcomes import Figures
 from gptloom.evaluation.significance import Counts, Interval, Statistic, bootstrap, wilson
 from gptloom.evaluation.spans import normalise, word_f1
@@ -81,12 +81,6 @@ def _statistic(answers: Sequence[str], references: Sequence[str], metric: str) -
     check_installed([metric])
     given, right = [answer.strip() for answer in answers], [reference.strip() for reference in references]
     return _STATISTICS[metric](given, right)
-
-
-def check_metric(metric: str, where: str) -> None:
-    """``UserError`` for a metric that is none."""
-    if metric and metric not in FIGURES:
-        raise UserError(Problem(f"there is no metric {metric!r}", where, nearest(metric, FIGURES)))
 
 
 def check_installed(metrics: Iterable[str]) -> None:

@@ -16,7 +16,6 @@ from gptloom.evaluation.answer_metrics import (
     AnswerScores,
     answer_figures,
     check_installed,
-    check_metric,
     score_answers,
     usual_metric,
 )
@@ -74,10 +73,9 @@ class TaskAnswers:
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON values, with the first few answers."""
         return {
-            "metric": self.metric,
-            "first": self.first,
             "n": self.n,
-            "figures": self.scores.figures,
+            "metric": self.first,
+            "metrics": self.scores.figures,
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "baseline": self.baseline.figures,
             "baseline_answer": self.baseline.answer,
@@ -105,28 +103,54 @@ def answer_report(
     seed: int = 1337,
     max_tokens: int | None = None,
 ) -> AnswersReport:
-    """Lets a model answer the last turn of each conversation, greedily, and scores the answers of each task.
-
-    Args:
-        conversations: of any tasks; each with its right answer.
-        limit: so many of each task at most, chosen by ``seed``: the same before and after a training.
-        max_tokens: longest answer (default: half as many again as the task's longest right one has).
-
-    Raises:
-        UserError: no conversation of a task fits the context, or ``check_answers`` finds something.
-    """
+    """``task_answers`` of each task that the conversations are of, in the order in which they first come."""
     check_answers(conversations)
     tasks: dict[str, list[Conversation]] = {}
     for conversation in conversations:
         tasks.setdefault(conversation.task, []).append(conversation)
-    reports = {name: _report(model, name, chosen(rows, limit, seed), max_tokens) for name, rows in tasks.items()}
-    return AnswersReport(reports)
+    return AnswersReport({name: task_answers(model, rows, limit, seed, max_tokens) for name, rows in tasks.items()})
+
+
+def task_answers(
+    model: ChatModel,
+    conversations: Sequence[Conversation],
+    limit: int | None = None,
+    seed: int = 1337,
+    max_tokens: int | None = None,
+) -> TaskAnswers:
+    """Lets a model answer the last turn of each conversation, greedily, and scores the answers.
+
+    Args:
+        conversations: of one task, each with its right answer. The metric is theirs; where none is named, equal or not
+            for short answers, else the words shared.
+        limit: so many at most, chosen by ``seed``: the same before and after a training.
+        max_tokens: longest answer (default: half as many again as the longest right one has).
+
+    Raises:
+        UserError: no conversation fits the context, or the library of the metric is not installed.
+    """
+    rows = chosen(conversations, limit, seed)
+    references = [right_answer(model, row) for row in rows]
+    longest = max(model.language_model.count(reference) for reference in references)
+    most = max_tokens or longest + longest // 2 + SPARE
+    fitting = _fitting(model, rows, most)
+    answers = answer_all(model, fitting, max_tokens=most)
+    metric = next((row.metric for row in rows if row.metric), "") or usual_metric(references)
+    right = [answer.right for answer in answers]
+    return TaskAnswers(
+        conversations[0].task,
+        metric,
+        answers,
+        score_answers([answer.answer for answer in answers], right, metric),
+        _baseline(fitting, right, metric),
+        stopping=sum(answer.stopped for answer in answers) / len(answers),
+        among=_among(answers, set(references)) if metric == "exact" else None,
+        too_long=len(rows) - len(fitting),
+    )
 
 
 def check_answers(conversations: Sequence[Conversation]) -> None:
-    """What can be wrong before a model is asked: ``UserError`` for unknown metrics, or ones that are not installed."""
-    for metric, where in {one.metric: one.where for one in conversations}.items():
-        check_metric(metric, where)
+    """``UserError`` where a metric of the conversations is not installed: to be known before a model is asked."""
     check_installed({conversation.metric for conversation in conversations})
 
 
@@ -163,28 +187,11 @@ def right_answer(model: ChatModel, conversation: Conversation) -> str:
 # ---- one task --------------------------------------------------------------------------------------------------------
 
 
-def _report(model: ChatModel, task: str, rows: Sequence[Conversation], max_tokens: int | None) -> TaskAnswers:
-    references = [right_answer(model, row) for row in rows]
-    longest = max(model.language_model.count(reference) for reference in references)
-    most = max_tokens or longest + longest // 2 + SPARE
-    fitting = _fitting(model, rows, most)
-    answers = answer_all(model, fitting, max_tokens=most)
-    metric = next((row.metric for row in rows if row.metric), "") or usual_metric(references)
-    right = [answer.right for answer in answers]
-    kinds = set(references)
-    among = None
-    if metric == "exact" and len(kinds) <= MOST_KINDS and 2 * len(kinds) <= len(rows):
-        among = sum(answer.answer in kinds for answer in answers) / len(answers)
-    return TaskAnswers(
-        task,
-        metric,
-        answers,
-        score_answers([answer.answer for answer in answers], right, metric),
-        _baseline(fitting, right, metric),
-        stopping=sum(answer.stopped for answer in answers) / len(answers),
-        among=among,
-        too_long=len(rows) - len(fitting),
-    )
+def _among(answers: Sequence[Answer], kinds: set[str]) -> float | None:
+    """Share of answers that are any right answer of the task; None where those do not come again and again."""
+    if len(kinds) > MOST_KINDS or 2 * len(kinds) > len(answers):
+        return None
+    return sum(answer.answer in kinds for answer in answers) / len(answers)
 
 
 def _fitting(model: ChatModel, rows: Sequence[Conversation], max_tokens: int) -> list[Conversation]:

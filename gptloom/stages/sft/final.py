@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.data.conversation import Conversation
 from gptloom.data.order import hash_words, permute
 from gptloom.data.render import Renderer
-from gptloom.evaluation.answers import answer_report
+from gptloom.evaluation.answers import task_answers
 from gptloom.evaluation.smoke import smoke_test
 from gptloom.generation.chat import ChatModel
 from gptloom.generation.language_model import LanguageModel
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 ANSWERED = 50  # held-out prompts of each task whose answers are compared with the references
 LONGEST_ANSWER = 256  # tokens
+NEAR = 1.0  # nats above ln V that new tokens may cost a base that has learned little
 SMOKE = 11  # what a draw decides
 
 
@@ -40,8 +43,21 @@ def look_before(plan: SftPlan, run: Run) -> None:
     model = ChatModel(
         LanguageModel(plan.body.model, plan.body.tokenizer), Renderer(plan.body.tokenizer, plan.body.format)
     )
-    found = {"losses": dict(plan.validated().metrics), **look(plan, model)}
+    losses = dict(plan.validated().metrics)
+    check_first_loss(plan, losses["valid_loss"])
+    found = {"losses": losses, **look(plan, model)}
     write_text(run.path / BEFORE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_first_loss(plan: SftPlan, loss: float) -> None:
+    """UserError where the base expects less of an answer than who knows nothing: ln V."""
+    nothing = math.log(plan.body.model.config.vocab_size)
+    if not loss <= nothing + NEAR:
+        what = f"the base's loss on held-out answers is {loss:.1f}; who knows nothing has ln V = {nothing:.1f}"
+        mend = "weights and tokenizer are not of one model, or the text is not what it reads: look at a few rows with "
+        raise UserError(
+            Problem(what, plan.options.base, mend + f"gptloom data show {plan.options.data[0]} --stage sft")
+        )
 
 
 def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
@@ -52,7 +68,7 @@ def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
         smoke = smoke_test(model, asked, max_tokens=longest, seed=plan.options.seed)
         found["smoke"] = {**smoke.as_dict(), "sentence": smoke.sentence, "warning": smoke.warning}
     answers = {
-        task: answer_report(model, held, limit=ANSWERED, max_tokens=longest, seed=plan.options.seed).as_dict()
+        task: task_answers(model, held, limit=ANSWERED, max_tokens=longest, seed=plan.options.seed).as_dict()
         for task, held in plan.answerable.items()
         if any(conversation.metric for conversation in held)
     }
