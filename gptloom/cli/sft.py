@@ -52,8 +52,10 @@ def show_run(run: SftRun, out: Output) -> None:
     if run.state.state != "finished":
         out.say(f"\nnext:  gptloom resume {run.path}")
         return
+    from gptloom.observe.sft_section import changes
+
     before, after = run.figures["before"], run.figures["after"]
-    out.table(("figure", "base", "tuned"), figure_rows(before, after), right=("base", "tuned"))
+    out.table(("", "base", "tuned"), changes(before, after), right=("base", "tuned"))
     if "smoke" in after:
         for old, new in list(zip(before["smoke"]["samples"], after["smoke"]["samples"], strict=True))[:SHOWN]:
             out.say(f"\n{new['prompt']}\n  base:  {_line(old)}\n  tuned: {_line(new)}")
@@ -64,35 +66,6 @@ def _line(sample: dict[str, Any]) -> str:
     """The beginning of an answer on one line."""
     text = " ".join(sample["answer"].split())
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
-
-
-def figure_rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(figure, before, after) as people read them."""
-    rows = [
-        (
-            "loss per answer token" if name == "valid_loss" else name.replace("loss/", "  of "),
-            f"{before['losses'][name]:.3f}",
-            f"{value:.3f}",
-        )
-        for name, value in after["losses"].items()
-    ]
-    if "smoke" in after:
-        for name, meaning in (("stopping", "answers that stop"), ("repetition", "repeated four-word pieces")):
-            rows.append((meaning, f"{before['smoke'][name]:.0%}", f"{after['smoke'][name]:.0%}"))
-    for task, report in after.get("answers", {}).items():
-        earlier = before["answers"][task]["metrics"]
-        rows += [
-            (f"{task}: {name}", f"{earlier[name]:.3f}", f"{value:.3f}") for name, value in report["metrics"].items()
-        ]
-    if after.get("base_bits_per_byte") is not None:
-        rows.append(
-            (
-                "bits per byte of pretraining text",
-                f"{before['base_bits_per_byte']:.3f}",
-                f"{after['base_bits_per_byte']:.3f}",
-            )
-        )
-    return rows
 
 
 COMMANDS = {"sft": Command(SftOptions, run_sft)}

@@ -17,6 +17,7 @@ from gptloom.observe.curves import Curves, Point, expected_band, shown_loss, smo
 from gptloom.observe.glossary import higher_is_better, main_metrics, written
 from gptloom.observe.page import metric_name, section, table
 from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
+from gptloom.observe.sft_section import sft_section
 from gptloom.observe.task_section import task_section
 from gptloom.observe.terminal import human_bytes, human_count, human_time
 from gptloom.observe.times import time_section
@@ -44,6 +45,7 @@ def render(run: RunFiles, state: str) -> str:
         section("Curves", _curves(run, curves)),
         section("Where the time goes", time_section(run.events)),
         section("Task", task_section(run.scores)),
+        section("Before and after", sft_section(run.scores)),
         section("What it wrote", _samples(run)),
         section("Evaluations", _evaluations(run)),
         section("Checkpoints", _checkpoints(run)),

@@ -69,10 +69,14 @@ def training_memory(
             embeddings + 2 * (n - embeddings) // config.n_layer
         ) // tensor  # a block, and the next one on its way
         weights += gathered * (dtype.itemsize + 4)  # with gradients
+    return weights + micro_tokens * activation_bytes(config, dtype, tensor=tensor, recompute=recompute) + 400 * 2**20
+
+
+def activation_bytes(config: ModelConfig, dtype: torch.dtype, *, tensor: int = 1, recompute: bool = False) -> int:
+    """Bytes that are kept of each token until the backward pass; the arguments are those of ``training_memory``."""
     layer = 14 * config.d_model + 4 * config.d_ff
     kept = config.n_layer * config.d_model + layer if recompute else config.n_layer * layer
-    per_token = kept // tensor + 4 * config.d_model
-    return weights + micro_tokens * per_token * dtype.itemsize + 400 * 2**20
+    return (kept // tensor + 4 * config.d_model) * dtype.itemsize
 
 
 def checkpoint_bytes(config: ModelConfig) -> int:

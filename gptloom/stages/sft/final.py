@@ -67,13 +67,8 @@ def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
     if asked := smoke_prompts(plan):
         smoke = smoke_test(model, asked, max_tokens=longest, seed=plan.options.seed)
         found["smoke"] = {**smoke.as_dict(), "sentence": smoke.sentence, "warning": smoke.warning}
-    answers = {
-        task: task_answers(model, held, limit=ANSWERED, max_tokens=longest, seed=plan.options.seed).as_dict()
-        for task, held in plan.answerable.items()
-        if any(conversation.metric for conversation in held)
-    }
-    if answers:
-        found["answers"] = answers
+    if plan.measurable:
+        found["answers"] = answer_report(model, plan.measurable, ANSWERED, plan.options.seed).as_dict()
     if plan.text is not None:
         found["base_bits_per_byte"] = plan.text.bits_per_byte(model.language_model)
     return found

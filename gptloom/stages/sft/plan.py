@@ -16,6 +16,7 @@ from gptloom.data.conversation import Conversation
 from gptloom.data.conversation_batches import ConversationBatches, held_out
 from gptloom.data.findings import counted, first_few
 from gptloom.data.render import Rendered, Renderer, shortened
+from gptloom.evaluation.answers import check_answers
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.body import ChatBody, adopt
 from gptloom.stages.sft.data import SftData
@@ -55,6 +56,11 @@ class SftPlan(Plan):
 
     metric = "valid_loss"
     higher_is_better = False
+
+    @property
+    def measurable(self) -> list[Conversation]:
+        """The held-out conversations that say by which metric their answers are compared with the right ones."""
+        return [one for held in self.answerable.values() for one in held if one.metric]
 
     @property
     def data_hash(self) -> str:
@@ -122,6 +128,7 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
         valid[task] = fitted(examples, body.max_length, f"held out of {task}", accepted=True)
         answerable[task] = _fitting(conversations, examples, body.max_length)
     _say_supervised([example for made, _ in sources for example in made])
+    check_answers([one for held in answerable.values() for one in held if one.metric])
     resolved = choose_rate(resolved, parameters_of(body.model))
     resolved = choose_epochs(resolved, EPOCHS)
     options = resolved.options

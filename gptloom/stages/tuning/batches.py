@@ -29,5 +29,8 @@ class ExampleBatches(Protocol):
     def batch(self, step: int, excluded: Sequence[int] = ()) -> Batch:
         """The global batch of a step (the first is 0), without the ``excluded`` positions of the order."""
 
+    def longest(self) -> Batch:
+        """The batch of the first epoch that takes the most places."""
+
     def describe(self, step: int, excluded: Sequence[int] = ()) -> Sequence[Any]:
         """Where each example of ``batch(step, excluded)`` comes from."""

@@ -27,6 +27,7 @@ from gptloom.stages.tuning.final import about, finish
 from gptloom.stages.tuning.learning import choose_pace, count_steps, loop_settings, optimizer_settings
 from gptloom.stages.tuning.part import part_sentence, trained_parameters
 from gptloom.stages.tuning.plan import Plan
+from gptloom.stages.tuning.preflight import check_room, fit_memory
 from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.guards import Guard
@@ -66,6 +67,7 @@ def train(
         parallel,
         lr_factor=plan.rate_of,
     )
+    check_room(plan, claim.folder)
     if checkpoint is None:
         plan = _settle(plan, optimizer, parallel)
         write_config(claim.folder / CONFIG, plan.resolved, plan.command)
@@ -79,14 +81,15 @@ def train(
     run.summary = _summary(plan, run)
     if checkpoint is not None:
         restore(run, *checkpoint)
-    claim.sure()
     if checkpoint is None:
         plan.begin(run)
+    claim.sure()
     _fit(run, plan, model, optimizer, callbacks)
 
 
 def _settle(plan: AnyPlan, optimizer: Optimizer, parallel: Parallel) -> AnyPlan:
     """Times a step, and settles length and pace; says what was chosen and what it will take."""
+    plan = fit_memory(plan)
     seconds = _measure(plan, optimizer, parallel)
     steps = count_steps(plan.options, plan.batches, seconds)
     plan = replace(plan, resolved=choose_pace(plan.resolved, steps, plan.batches, seconds))
