@@ -108,7 +108,7 @@ def run_generate(resolved: Resolved[GenerateOptions], out: Output) -> None:
     sampling = sampling_options(options)
     if options.logprobs and not (out.as_json or options.out):
         raise UserError(Problem("logprobs are told in JSON only", mend="--json or --out FILE; or --show-choices"))
-    with _warnings_said(out):
+    with warnings_said(out):
         prompts, model = prepare(options)
         if options.show_choices is not None:
             _show_choices(answers(options, sampling, prompts, model), out)
@@ -136,7 +136,7 @@ def _show_choices(found: Iterator[Answer], out: Output) -> None:
 def _stream(prompt: str, sampling: SamplingOptions, model: LanguageModel, out: Output) -> None:
     start, tokens = time.perf_counter(), 0
     events = model.events(prompt, sampling)  # a prompt that does not fit is refused here, before anything is printed
-    print(prompt + _gap(prompt, model), end="", file=out.stdout, flush=True)
+    print(prompt + gap(prompt, model), end="", file=out.stdout, flush=True)
     for event in events:
         print(event.text, end="", file=out.stdout, flush=True)
         tokens += 1
@@ -144,7 +144,7 @@ def _stream(prompt: str, sampling: SamplingOptions, model: LanguageModel, out: O
     out.say(_closing(sampling, tokens, time.perf_counter() - start))
 
 
-def _gap(prompt: str, model: LanguageModel) -> str:
+def gap(prompt: str, model: LanguageModel) -> str:
     """What stands between a prompt and its completion: in GPT-1's tokens the space comes after a word, not before."""
     return " " if model.tokenizer.kind == "gpt1" and not prompt.endswith((" ", "\n")) else ""
 
@@ -160,7 +160,7 @@ def _write(
         if out.as_json:
             documents.append(answer.as_dict())
         elif not options.out:
-            _print_answer(answer, place if many else None, _gap(answer.prompt.text, model), out)
+            _print_answer(answer, place if many else None, gap(answer.prompt.text, model), out)
     if options.out:
         out.say(f"answers are in {options.out}")
     out.say(_closing(sampling, tokens, time.perf_counter() - start))
@@ -184,7 +184,7 @@ def _closing(sampling: SamplingOptions, tokens: int, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _warnings_said(out: Output) -> Iterator[None]:
+def warnings_said(out: Output) -> Iterator[None]:
     """Warnings become messages, each once, instead of Python's two lines with a file name."""
     said: set[str] = set()
 

@@ -135,12 +135,31 @@ class LanguageModel:
         Prompt i draws with ``seed`` + i. ``UserError`` when a prompt does not fit, before any is answered.
         """
         encoded = [self._encode(prompt) for prompt in prompts]
+        yield from self._completions(prompts, encoded, options, self.stop_ids)
+
+    def complete_ids(
+        self, prompts: Sequence[Sequence[int]], options: SamplingOptions, stop_ids: Collection[int] = ()
+    ) -> Iterator[list[Completion]]:
+        """``complete`` of prompts that are token ids already; ``stop_ids`` end a completion as well.
+
+        The ``prompt`` of a completion is what its ids stand for, special tokens by their spelling.
+        """
+        texts = [self.tokenizer.decode(ids) for ids in prompts]
+        yield from self._completions(texts, prompts, options, self.stop_ids.union(stop_ids))
+
+    def _completions(
+        self,
+        prompts: Sequence[str],
+        encoded: Sequence[Sequence[int]],
+        options: SamplingOptions,
+        stop_ids: Collection[int],
+    ) -> Iterator[list[Completion]]:
         if options.beams > 1:
             for prompt, ids in zip(prompts, encoded, strict=True):
-                found = beam_search(self.inference, self.tokenizer, ids, options, self.stop_ids)
+                found = beam_search(self.inference, self.tokenizer, list(ids), options, stop_ids)
                 yield [_completion(prompt, generated, drawn=False) for generated in found]
             return
-        engine = self._engine(len(prompts) * options.written, options.max_tokens)
+        engine = self._engine(len(prompts) * options.written, options.max_tokens, stop_ids)
         numbers = _add_all(engine, encoded, options)
         for prompt, number in zip(prompts, numbers, strict=True):
             while not engine.is_done(number):
@@ -156,18 +175,24 @@ class LanguageModel:
 
     def events(self, prompt: str, options: SamplingOptions) -> Iterator[Event]:
         """One completion, token by token. ``UserError`` at the call when more than one is asked for or it can't begin."""
+        return self.events_ids(self._encode(prompt), options)
+
+    def events_ids(
+        self, prompt: Sequence[int], options: SamplingOptions, stop_ids: Collection[int] = ()
+    ) -> Iterator[Event]:
+        """``events`` of a prompt of token ids; ``stop_ids`` end the completion as well."""
         if options.written > 1 or options.beams > 1:
             raise UserError(Problem("a stream is one completion: n, best_of and beams exclude it", mend="use generate"))
-        engine = self._engine(1, options.max_tokens)
-        engine.add(self._encode(prompt), options)
+        engine = self._engine(1, options.max_tokens, self.stop_ids.union(stop_ids))
+        engine.add(prompt, options)
         return _events(engine)
 
-    def _engine(self, rows: int, max_tokens: int) -> Engine:
+    def _engine(self, rows: int, max_tokens: int, stop_ids: Collection[int]) -> Engine:
         if rows == 1:
             self._asked += max_tokens
             if self._compile is None and self.inference.pays_to_compile(self._asked):
                 self.inference.compile()
-        return Engine(self.inference, self.tokenizer, self.slots, self.stop_ids)
+        return Engine(self.inference, self.tokenizer, self.slots, stop_ids)
 
     def _encode(self, prompt: str) -> list[int]:
         if prompt.endswith(" ") and self.tokenizer.kind in ("bpe", "gpt2", "other"):
@@ -215,7 +240,7 @@ class LanguageModel:
         return len(self.tokenizer.encode(text))
 
 
-def _add_all(engine: Engine, prompts: Sequence[list[int]], options: SamplingOptions) -> list[int]:
+def _add_all(engine: Engine, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> list[int]:
     """Adds every prompt; ``UserError`` names all those that don't fit, by their number."""
     numbers, problems = [], []
     for index, ids in enumerate(prompts, start=1):

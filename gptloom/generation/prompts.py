@@ -98,9 +98,9 @@ def _read_object(line: str, where: str) -> Prompt | Problem:
         return Problem("not a JSON object", where, expected)
     if "messages" in fields:
         return Problem(
-            "it has messages, a conversation; models made so far continue text and have learnt no conversations",
+            "it has messages, a conversation; generate continues texts, and adds nothing to them",
             where,
-            "write it as one text in the field prompt",
+            "gptloom.load(MODEL).chat(messages) in Python, or gptloom chat; a text goes in the field prompt",
         )
     if not isinstance(fields.get("prompt"), str):
         return Problem("it has no text in the field prompt", where, expected)

@@ -8,7 +8,6 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import TaskConfig
 from gptloom.generation.classifier import Classifier
-from gptloom.generation.language_model import LanguageModel
 from gptloom.interop import open as models
 from gptloom.interop.bodies import is_foreign, open_foreign
 from gptloom.interop.hub import resolve_model
@@ -25,8 +24,10 @@ def load(
     untrained: bool = False,
     compile: bool | None = None,
     slots: int = 16,
-) -> LanguageModel | Classifier:
-    """Opens a model: one that was fine-tuned for a task answers (``classify``), every other writes and scores.
+) -> models.OpenedModel | Classifier:
+    """Opens a model: one that was fine-tuned for a task classifies (``classify``), every other writes and scores.
+
+    One that was taught to hold conversations answers them as well (``chat``).
 
     Args:
         reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model or adapter folder, ``hf:`` and a folder

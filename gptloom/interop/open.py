@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.generate import GenerationPrecision
 from gptloom.config.model import ModelConfig, preset, preset_tokenizer
-from gptloom.generation.language_model import LanguageModel
+from gptloom.generation.language_model import Completion, LanguageModel
+from gptloom.generation.weights import Precision
 from gptloom.interop.companions import stop_ids
 from gptloom.interop.hub import resolve_model
 from gptloom.model.counting import count_parameters
 from gptloom.model.reference import Resolved
-from gptloom.model.store import check_vocabulary, load_model, read_config
+from gptloom.model.store import check_vocabulary, load_model, read_chat, read_config, read_lineage
 from gptloom.model.transformer import Transformer
 from gptloom.observe.machine import has_fast_bf16
 from gptloom.tokenizer.load import load_tokenizer
@@ -23,7 +26,64 @@ from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 from gptloom.tokenizer.train import train_tokenizer
 from gptloom.train.precision import DTYPES, choose_device
 
+if TYPE_CHECKING:
+    from gptloom.generation.chat import ChatModel, Messages
+
 BF16_PARAMETERS = 30_000_000  # below, a model is fast enough in fp32
+
+
+class OpenedModel(LanguageModel):
+    """A ``LanguageModel`` from disk. Where it was taught to hold conversations, ``chat`` answers; ``generate`` and all
+    else continue a text exactly as it is given, as of any model."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        reference: str,
+        folder: Path | None,
+        *,
+        precision: Precision | None,
+        compile: bool | None,
+        slots: int,
+    ) -> None:
+        """``folder``: of the model; None for an untrained preset."""
+        ends = () if folder is None else stop_ids(folder)
+        super().__init__(model, tokenizer, precision=precision, compile=compile, slots=slots, stop_ids=ends)
+        self.reference = reference
+        self._stored_format = None if folder is None else read_chat(folder)
+        # A pretraining may borrow a chat model's tokenizer, and never used the template in it.
+        stage = None if folder is None else read_lineage(folder).get("lineage", {}).get("stage")
+        self._pretrained = folder is None or stage == "pretrain"
+
+    @cached_property
+    def chat_format(self) -> ChatFormat | None:
+        """How conversations are rendered for it: as it was tuned here, or by the template of its own tokenizer.
+
+        None for a base model. ``UserError`` when its tokenizer's template cannot be used.
+        """
+        if self._stored_format is not None or self._pretrained:
+            return self._stored_format
+        from gptloom.data.templates import own_format
+
+        return own_format(self.tokenizer)
+
+    @cached_property
+    def chat_model(self) -> ChatModel:
+        """The model as one that answers, also in streams. ``UserError`` for a base model."""
+        from gptloom.data.render import Renderer
+        from gptloom.generation.chat import ChatModel
+
+        if self.chat_format is None:
+            what = "this is a base model: it continues texts, and was never taught to answer"
+            teach = f"gptloom sft {self.reference} --data FILE --out runs/sft"
+            mend = f'{teach}; or let it continue: gptloom generate {self.reference} --prompt "Once upon a time"'
+            raise UserError(Problem(what, self.reference, mend))
+        return ChatModel(self, Renderer(self.tokenizer, self.chat_format))
+
+    def chat(self, messages: Messages, **options: Any) -> Completion:
+        """The answer to the last of ``messages``; see ``ChatModel.reply``. ``UserError`` for a base model."""
+        return self.chat_model.reply(messages, **options)
 
 
 def load(
@@ -34,8 +94,8 @@ def load(
     untrained: bool = False,
     compile: bool | None = None,
     slots: int = 16,
-) -> LanguageModel:
-    """Opens a model for generating and scoring.
+) -> OpenedModel:
+    """Opens a model for generating and scoring, and where it was taught to answer for chatting.
 
     Args:
         reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model folder, ``hf:`` and a folder or a
@@ -52,13 +112,14 @@ def load(
     """
     resolved = _resolve(reference, precision, untrained)
     model, tokenizer = _open(resolved, device, precision)
-    return LanguageModel(
+    return OpenedModel(
         model,
         tokenizer,
+        str(reference),
+        resolved.path,
         precision="int8" if precision == "int8" else None,
         compile=compile,
         slots=slots,
-        stop_ids=() if resolved.path is None else stop_ids(resolved.path),
     )
 
 
