@@ -16,6 +16,7 @@ from gptloom.data.conversation import Conversation
 from gptloom.data.order import hash_words, permute
 from gptloom.data.render import Renderer
 from gptloom.evaluation.answers import task_answers
+from gptloom.evaluation.answers import answer_report
 from gptloom.evaluation.smoke import smoke_test
 from gptloom.generation.chat import ChatModel
 from gptloom.generation.language_model import LanguageModel
