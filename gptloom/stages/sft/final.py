@@ -15,7 +15,6 @@ from gptloom.config.files import write_text
 from gptloom.data.conversation import Conversation
 from gptloom.data.order import hash_words, permute
 from gptloom.data.render import Renderer
-from gptloom.evaluation.answers import task_answers
 from gptloom.evaluation.answers import answer_report
 from gptloom.evaluation.smoke import smoke_test
 from gptloom.generation.chat import ChatModel
