@@ -28,9 +28,9 @@ class Findings:
             first.append(Problem(what, where, mend))
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many there are of each kind."""
-        return dict(self._counts)
+    def count(self) -> int:
+        """How many there are of all kinds."""
+        return self._counts.total()
 
     def problems(self) -> list[Problem]:
         """At most a dozen, with lines that count what is not shown."""

@@ -188,11 +188,11 @@ def _history(cell: Any, notes: Notes) -> list[Message]:
             "histories that are none", "'history' is no list of [question, answer]", "[[question, answer], ...]"
         )
         return []
-    return [
-        Message(role, text_of(text, "history", notes))
-        for turn in turns
-        for role, text in (("user", turn[0]), ("assistant", turn[1]))
-    ]
+    found = []
+    for asked, answered in turns:
+        found += [Message("user", text_of(asked, "history", notes))]
+        found += [Message("assistant", text_of(answered, "history", notes))]
+    return found
 
 
 def _tools(cell: Any) -> tuple[Mapping[str, Any], ...]:
