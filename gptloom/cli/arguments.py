@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.options import Metavar, Options, is_list, is_positional, option_fields
+from gptloom.config.options import Metavar, Options, Short, is_list, is_positional, option_fields
 from gptloom.config.problems import COMMAND_LINE, Origins, unknown_option
 
 
@@ -41,6 +41,7 @@ def given_on_command_line(
 
     fields = option_fields(options)
     arguments, behind = _cut_at_dashes(fields, arguments)
+    arguments = _spelled_out(fields, arguments)
     _refuse(name, fields, arguments)
     shape = TypedDict("shape", {option: _shape(option, field) for option, field in fields.items()}, total=False)  # type: ignore
     lists, rest = _take_lists(fields, arguments)
@@ -79,6 +80,17 @@ def _cut_at_dashes(
         return arguments, {}
     place = list(arguments).index("--")
     return arguments[:place], {takers[0]: list(arguments[place + 1 :])}
+
+
+def _spelled_out(fields: Mapping[str, FieldInfo], arguments: Sequence[str]) -> list[str]:
+    """The arguments with short spellings (``-q``) as the options they stand for."""
+    short = {
+        mark.spelling: _flag(option)
+        for option, field in fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Short)
+    }
+    return [short.get(word, word) for word in arguments]
 
 
 def _flag(option: str) -> str:

@@ -11,11 +11,10 @@ from gptloom.config.options import (
     JsonOption,
     Metavar,
     Options,
-    OutOption,
     OverwriteOption,
     QuietOption,
     SeedOption,
-    YesOption,
+    Short,
 )
 from gptloom.config.sft import ConversationOptions
 from gptloom.config.task import Task
@@ -38,10 +37,14 @@ class CheckOptions(ConversationOptions, ReaderOption, JsonOption, QuietOption):
     task: Task = Field("classify", description="finetune: what is asked of the model")
 
 
-class PrepareOptions(ReaderOption, OutOption, JsonOption, QuietOption, YesOption):
+class PrepareOptions(ReaderOption, JsonOption, QuietOption):
     """``gptloom data prepare FILE``."""
 
     data: Annotated[str, POSITIONAL] = Field(description="csv, tsv, xlsx, txt, json, jsonl or parquet")
+    out: Annotated[str | None, Metavar("FILE.jsonl|FOLDER")] = Field(
+        None, description="where to write (default: beside the input, as FILE_prepared.jsonl)"
+    )
+    yes: Annotated[bool, Short("-q")] = Field(False, description="do what is recommended, ask nothing (also -q)")
 
 
 InstructTask = Literal["classify", "entail", "similar", "choice", "qa", "arithmetic", "translate", "summarize"]

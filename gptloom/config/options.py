@@ -46,6 +46,13 @@ class Metavar:
     text: str
 
 
+@dataclass(frozen=True)
+class Short:
+    """A second spelling of a flag on the command line, with one dash: ``-q``."""
+
+    spelling: str
+
+
 POSITIONAL = Positional()
 COMMAND_LINE_ONLY = CommandLineOnly()
 

@@ -12,7 +12,7 @@ from gptloom.data.prepare.rows import KIND_NAMES
 
 FEW = 100
 SHOWN_LONG = 3
-EXCERPT = 60  # characters of a row that are shown
+EXCERPT = 60  # characters of a word that are shown
 
 
 def number(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
@@ -26,18 +26,24 @@ def number(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
 def encoding(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
     """Characters that come from reading a file in the wrong encoding."""
     found: list[Finding[RowsT]] = []
-    texts = rows.texts()
-    garbled = [(where, text) for where, text in zip(rows.wheres, texts, strict=True) if repaired(text) != text]
+    words = ((where, _garbled_word(parts)) for where, parts in zip(rows.wheres, rows.parts(), strict=True))
+    garbled = [(where, word) for where, word in words if word is not None]
     if garbled:
-        places = first_few([where for where, _ in garbled])
-        text = f"{counted(len(garbled), 'row')} in the wrong encoding, e.g. {_mended_word(garbled[0][1])} ({places})"
-        remedy = Remedy[RowsT]("Put the encoding right", lambda rows: rows.rewritten(repaired))
-        found.append(Finding("encoding", text, remedy))
-    lost = [where for where, text in zip(rows.wheres, texts, strict=True) if LOST in text]
+        word, places = garbled[0][1], first_few([where for where, _ in garbled])
+        text = f"{counted(len(garbled), 'row')} read in the wrong encoding before: {word!r} ({places})"
+        what = f"Put the encoding right, as {repaired(word)!r}"
+        found.append(Finding("encoding", text, Remedy[RowsT](what, lambda rows: rows.rewritten(repaired))))
+    lost = [where for where, text in zip(rows.wheres, rows.texts(), strict=True) if LOST in text]
     if lost:
         text = f"{counted(len(lost), 'row')} with {LOST}, a character lost in an earlier conversion ({first_few(lost)})"
         found.append(Finding("encoding", text))
     return found
+
+
+def _garbled_word(parts: Sequence[str]) -> str | None:
+    """The first word that would be repaired."""
+    part = next((part for part in parts if repaired(part) != part), "")
+    return next((word[:EXCERPT] for word in part.split() if repaired(word) != word), None)
 
 
 def duplicates(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
@@ -46,7 +52,7 @@ def duplicates(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
     if not later:
         return []
     places = first_few([rows.wheres[place] for place in later])
-    text = f"{counted(len(later), 'row')} stand there before, word for word ({places})"
+    text = f"{counted(len(later), 'row')} word for word as an earlier one ({places})"
     remedy = Remedy[RowsT](f"Remove {counted(len(later), 'duplicate row')}", _without_copies)
     return [Finding("duplicates", text, remedy)]
 
@@ -87,9 +93,3 @@ def _too_long(rows: RowsT, reader: Reader) -> list[int]:
 def _without_long(rows: RowsT, reader: Reader) -> RowsT:
     gone = set(_too_long(rows, reader))
     return rows.keep([place for place in range(len(rows)) if place not in gone])
-
-
-def _mended_word(text: str) -> str:
-    """The first word that is repaired, before and after."""
-    word = next(word for word in text.split() if repaired(word) != word)[:EXCERPT]
-    return f"{word!r} for {repaired(word)!r}"

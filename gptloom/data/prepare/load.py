@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.data.column_names import plain
 from gptloom.data.findings import Findings, counted
 from gptloom.data.inputs import data_suffix
-from gptloom.data.instruction_formats import Format, conversation_of, detect
+from gptloom.data.instruction_formats import Format, conversations_of, detect, unused_columns
+from gptloom.data.instruction_names import HISTORIES, INPUTS, SYSTEMS
 from gptloom.data.prepare.columns import pairs_of
 from gptloom.data.prepare.finding import Finding, done
 from gptloom.data.prepare.rows import Chats, Pairs
@@ -35,57 +36,70 @@ def load(path: str) -> Loaded:
     Raises ``UserError``: it cannot be read, holds preferences, has columns that nobody knows, or more than a tenth of
     its rows is broken (with the problems of all).
     """
-    broken = Findings()
+    broken, odd = Findings(), Findings()
     file = read_rows(path, broken)
     kept = list(file)
-    names, kept, spelled = _plainly_named(file, kept)
+    unread = broken.count
+    names = list(dict.fromkeys([*file.names, *(name for row in kept for name in row.values)]))
     format = detect(names, kept)
-    if format == "preference":
+    if format is not None and format.name == "preference":
         what = "chosen and rejected answers, of which only a comparison learns"
         raise UserError(Problem(what, path, f"gptloom data check {path} --stage dpo"))
-    found = [*_format(file, format), *spelled]
+    found: list[Finding[Any]]
     rows: Pairs | Chats
-    if format in ("messages", "sharegpt", "transcript", "instruction"):
-        conversations = (conversation_of(row, format, broken) for row in kept)
-        rows = Chats(tuple(one for one in conversations if one is not None))
+    if format is not None and _is_conversation(format, names, kept):
+        of_rows = [conversations_of(row, format, broken, odd) for row in kept]
+        rows, found = Chats(tuple(one for some in of_rows for one in some)), _converted(file, format, names)
+        unread += sum(not some for some in of_rows)
     else:
-        rows, told = pairs_of(path, names, kept, broken)
-        found += told
+        rows, found = pairs_of(path, names, kept, format, broken)
+        unread += len(kept) - len(rows)
     if broken:
-        found.append(_left_out(broken, len(rows)))
-    return Loaded(rows, found)
+        found.append(_left_out(broken, unread, len(rows)))
+    if odd:
+        found.append(Finding("messages", f"what is odd in some messages:\n{_lines(odd)}"))
+    return Loaded(rows, [*_format(file), *found])
 
 
-def _plainly_named(file: RowFile, rows: Sequence[Row]) -> tuple[list[str], list[Row], list[Finding[Any]]]:
-    """Names without stray capitals and spaces (``Messages ``), where that leaves them apart."""
-    names = list(dict.fromkeys([*file.names, *(name for row in rows for name in row.values)]))
-    simple = {name: plain(name) or name for name in names}
-    changed = [name for name in names if simple[name] != name]
-    if not changed or len(set(simple.values())) < len(names):
-        return names, list(rows), []
-    told = ", ".join(f"{name!r} as {simple[name]}" for name in changed)
-    finding: Finding[Any] = done("columns", f"names with capitals, spaces or signs: {told}", f"Read {told}")
-    return (
-        [*simple.values()],
-        [replace(row, values={simple[k]: v for k, v in row.values.items()}) for row in rows],
-        [finding],
-    )
+def _is_conversation(format: Format, names: Sequence[str], rows: Sequence[Row]) -> bool:
+    """Whether the rows say more than a prompt and a completion can."""
+    if format.name in ("messages", "sharegpt", "transcript"):
+        return True
+    beside = {*SYSTEMS, *HISTORIES, *(INPUTS if format.name == "instruction" else ())}
+    more = [name for name in names if plain(name) in beside and name not in format.columns]
+    lists = (row.values.get(name) for row in rows for name in format.columns)
+    return any(row.values.get(name) for row in rows for name in more) or any(isinstance(c, list | dict) for c in lists)
 
 
-def _format(file: RowFile, format: Format | None) -> list[Finding[Any]]:
+def _format(file: RowFile) -> list[Finding[Any]]:
     """What kind of file it is; all but JSONL is converted."""
-    named = file.format.upper()
-    converted = data_suffix(Path(file.path)) != ".jsonl"
-    text = f"{file.path} is formatted as {named}"
-    if not converted:
+    kind = file.format.upper()
+    text = f"{file.path} is a {kind} file"
+    if data_suffix(Path(file.path)) == ".jsonl" and file.format == "jsonl":
         return [Finding("format", text)]
-    return [done("format", text, f"Convert {named} to JSONL")]
+    return [done("format", text, f"Convert {kind} to JSONL")]
 
 
-def _left_out(broken: Findings, whole: int) -> Finding[Any]:
+def _converted(file: RowFile, format: Format, names: Sequence[str]) -> list[Finding[Any]]:
+    """Everything but OpenAI's messages is written as messages; columns that they have no place for go."""
+    if format.name == "messages" and format.answer == "messages":
+        found: list[Finding[Any]] = [Finding("messages", f"conversations: {format.title}")]
+    else:
+        found = [done("messages", f"conversations: {format.title}", "Write them as messages (OpenAI's chat format)")]
+    unused = unused_columns(format, names)
+    if unused:
+        told = ", ".join(map(repr, unused))
+        found.append(done("columns", f"columns that are no part of a conversation: {told}", f"Leave out {told}"))
+    return found
+
+
+def _left_out(broken: Findings, unread: int, whole: int) -> Finding[Any]:
     """Raises ``UserError`` where too much is broken."""
-    if broken.count > MOST_BROKEN * (broken.count + whole):
+    if unread > MOST_BROKEN * (unread + whole):
         broken.check()
-    told = "\n".join(f"    {problem}".replace("\n", "\n    ") for problem in broken.problems())
-    rows = counted(broken.count, "broken row")
-    return done("broken rows", f"{rows}:\n{told}", f"Leave out {rows}")
+    rows = counted(unread, "broken row")
+    return done("broken rows", f"{rows}:\n{_lines(broken)}", f"Leave out {rows}")
+
+
+def _lines(findings: Findings) -> str:
+    return "\n".join(f"    {problem}".replace("\n", "\n    ") for problem in findings.problems())

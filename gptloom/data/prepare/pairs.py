@@ -47,20 +47,22 @@ def alike(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
 
 def capitals(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     """Prompts, or completions, more than a third of whose letters are capitals."""
-    found = []
-    for name, texts in (("prompts", rows.prompts), ("completions", rows.completions)):
-        upper = sum(letter.isupper() for text in texts for letter in text)
-        lower = sum(letter.islower() for text in texts for letter in text)
-        if 2 * upper > lower:
-            text = (
-                f"more than a third of the letters of the {name} are capitals; a model has read far more of the others"
-            )
-            change = Pairs.with_prompts if name == "prompts" else Pairs.with_completions
-            remedy = Remedy[Pairs](
-                f"Write the {name} in small letters", lambda rows, change=change: change(rows, str.lower)
-            )  # type: ignore[misc]
-            found.append(Finding("capitals", text, remedy))
+    found: list[Finding[Pairs]] = []
+    if _is_shouted(rows.prompts):
+        found.append(_small_letters("prompts", lambda rows: rows.with_prompts(str.lower)))
+    if _is_shouted(rows.completions):
+        found.append(_small_letters("completions", lambda rows: rows.with_completions(str.lower)))
     return found
+
+
+def _is_shouted(texts: Sequence[str]) -> bool:
+    upper = sum(letter.isupper() for text in texts for letter in text)
+    return 2 * upper > sum(letter.islower() for text in texts for letter in text)
+
+
+def _small_letters(whose: str, change: Callable[[Pairs], Pairs]) -> Finding[Pairs]:
+    text = f"more than a third of the letters of the {whose} are capitals; a model has read far more of the others"
+    return Finding("capitals", text, Remedy(f"Write the {whose} in small letters", change))
 
 
 def classes(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:

@@ -6,12 +6,12 @@ Rows never change: a repair makes new ones.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from gptloom.data.conversation import Conversation
+from gptloom.data.conversation import Conversation, Role
 
 Kind = Literal["open-ended", "classification", "conditional", "chat"]
 KIND_NAMES: dict[Kind, str] = {
@@ -38,17 +38,21 @@ class Rows(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    @abstractmethod
     def keys(self) -> list[Hashable]:
         """Equal for rows that are equal."""
+        return list(self.parts())
 
     @abstractmethod
     def questions(self) -> list[str]:
         """What is asked in each row; where nothing is, all it says."""
 
     @abstractmethod
+    def parts(self) -> list[tuple[str, ...]]:
+        """The texts of each row."""
+
     def texts(self) -> list[str]:
-        """All that a row says."""
+        """All that each row says, one part behind the other."""
+        return ["".join(parts) for parts in self.parts()]
 
     @abstractmethod
     def keep(self, places: Collection[int]) -> Self:
@@ -98,14 +102,11 @@ class Pairs(Rows):
             return "open-ended"
         return "classification" if len(set(self.completions)) < len(self) / 3 else "conditional"
 
-    def keys(self) -> list[Hashable]:
-        return [(row.prompt, row.completion) for row in self.rows]
-
     def questions(self) -> list[str]:
         return self.completions if self.kind == "open-ended" else self.prompts
 
-    def texts(self) -> list[str]:
-        return [row.prompt + row.completion for row in self.rows]
+    def parts(self) -> list[tuple[str, ...]]:
+        return [(row.prompt, row.completion) for row in self.rows]
 
     def keep(self, places: Collection[int]) -> Pairs:
         return Pairs(tuple(self.rows[place] for place in places))
@@ -146,10 +147,10 @@ class Chats(Rows):
         return [tuple((message.role, message.content) for message in row.messages) for row in self.rows]
 
     def questions(self) -> list[str]:
-        return [_said(row, ("user",)) or _said(row, ("assistant",)) for row in self.rows]
+        return [_said(row, "user") or _said(row, "assistant") for row in self.rows]
 
-    def texts(self) -> list[str]:
-        return [_said(row, ("system", "user", "assistant", "tool")) for row in self.rows]
+    def parts(self) -> list[tuple[str, ...]]:
+        return [tuple(message.content for message in row.messages) for row in self.rows]
 
     def keep(self, places: Collection[int]) -> Chats:
         return Chats(tuple(self.rows[place] for place in places))
@@ -161,8 +162,8 @@ class Chats(Rows):
         return (_object(row) for row in self.rows)
 
 
-def _said(row: Conversation, roles: Sequence[str]) -> str:
-    return "\n".join(message.content for message in row.messages if message.role in roles)
+def _said(row: Conversation, role: Role) -> str:
+    return "\n".join(message.content for message in row.messages if message.role == role)
 
 
 def _rewritten(row: Conversation, change: Callable[[str], str]) -> Conversation:
