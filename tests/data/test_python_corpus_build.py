@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 
 from gptloom.config.errors import UserError
 from gptloom.data.python_corpus import DOCUMENT_SEPARATOR, PythonCorpus, build, build_python_corpus, heldout_examples
+from gptloom.data.python_corpus.first_sentence import is_sentence
 from gptloom.data.python_corpus.pages import Entry, Page
 
 
@@ -80,6 +82,30 @@ def test_docstrings_are_tables_of_families_and_their_modules_are_apart(corpus):
     assert {row[1] for row in held_out} <= set(labels)
     assert {row[2] for row in held_out} & set(corpus.held_out)
     assert not [row for row in train + held_out if f" {row[2]} " in row[0].lower()]
+
+
+def test_instructions_ask_what_their_part_may_ask(corpus):
+    def asked(part):
+        lines = corpus.instructions(part).read_text(encoding="utf-8").splitlines()
+        assert len(lines) == corpus.counts[f"instructions_{part}"] > 100
+        return [tuple(message["content"] for message in json.loads(line)["messages"]) for line in lines]
+
+    learned, read, unread = asked("names"), asked("heldout_read"), asked("heldout_unread")
+    assert 3000 < len(learned) + len(read) + len(unread) < 9000
+    answers = [answer.lower() for _, answer in [*learned, *read, *unread]]
+    assert len(set(answers)) == len(answers) and all(is_sentence(answer) for _, answer in [*learned, *read, *unread])
+    train = corpus.train.read_text(encoding="utf-8")
+
+    def pages_that_are_read(questions):
+        names = [
+            re.search(r"(\w+)(\.\w+)*( do\?| for\?| does\.| in one sentence\.|\.)$", text)[1] for text, _ in questions
+        ]
+        return sum(f"\n{name}." in train or f"Help on module {name}" in train for name in names) / len(names)
+
+    assert pages_that_are_read(read) > 0.8 and pages_that_are_read(unread) < 0.1
+    assert not {question for question, _ in asked("arithmetic")} & {
+        question for question, _ in asked("heldout_arithmetic")
+    }
 
 
 def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(corpus, tmp_path):

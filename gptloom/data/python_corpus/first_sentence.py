@@ -9,7 +9,7 @@ from gptloom.data.sentences import split_sentences
 FEWEST_WORDS, MOST_WORDS = 3, 25
 
 _CALL = re.compile(r"[\w.]+\(")  # "S.find(sub[, start]) -> int": how C code writes its signatures
-_NEW_ITEM = re.compile(r"\s|[-*+•@:] ?\S|\d+[.)] ")  # an indented line, a point of a list, or a field of a form
+_NEW_ITEM = re.compile(r"\s|>>>|[-*+•@:] ?\S|\d+[.)] ")  # an indented line, a doctest, a point of a list, a field
 _MARKUP = re.compile(r"(:[a-z]+(:[a-z]+)?:)?`+~?")  # of reStructuredText: :func:`~os.walk` and ``None``
 _CLOSED = re.compile(r"[\w'\")\]]$")
 
