@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Score = TextScore | MaskedScore
 
 STDIN = "-"
+FIRST_ROWS = 20  # by which a file is known to hold conversations
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ def _holds_conversations(path: str) -> bool:
     """Whether a file's first rows are prompts and answers in any of their formats, and not just text."""
     from gptloom.data.findings import Findings
     from gptloom.data.inputs import data_suffix
-    from gptloom.data.instruction_formats import LOOKED_AT, detect
+    from gptloom.data.instruction_formats import detect
     from gptloom.data.rows import SUFFIXES, read_rows
 
     if SUFFIXES.get(data_suffix(Path(path)), "txt") == "txt" or not Path(path).is_file():
         return False
     rows = read_rows(path, Findings())
-    format = detect(rows.names, list(islice(rows, LOOKED_AT)))
+    format = detect(rows.names, list(islice(rows, FIRST_ROWS)))
     return format is not None and format.name != "text"
 
 

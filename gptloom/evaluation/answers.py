@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptloom.config.errors import UserError
 from gptloom.config.generate import SamplingOptions
@@ -21,7 +21,9 @@ from gptloom.evaluation.answer_metrics import (
 )
 from gptloom.evaluation.outcomes import Baseline
 from gptloom.evaluation.significance import Interval, wilson
-from gptloom.generation.chat import ChatModel
+
+if TYPE_CHECKING:
+    from gptloom.generation.chat import ChatModel
 
 SAMPLES = 3
 MOST_KINDS = 20
