@@ -1,0 +1,310 @@
+"""The text that a template makes of messages, and where in it each message stands: known, never searched for.
+
+A template is a program that may do anything, and returns only a string. So it is run twice: on the messages as they are,
+and on messages whose texts carry *tags*, private-use characters that occur nowhere else, one before and one behind each
+text and around each special token that is spelled in one. Taken out again the tags must leave exactly the first string;
+where they stood says what is a message's and what the template's own. White space around a text stays outside its tags,
+so that templates may trim it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from gptloom.data.chat_template import ChatTemplate, TemplateFailure
+from gptloom.data.conversation import Message
+
+Span = tuple[int, int]  # characters: the first, one past the last
+Tools = Sequence[Mapping[str, Any]]
+
+_PRIVATE = range(0xF0000, 0x10FFFE)  # private-use planes 15 and 16
+_PRIVATE_USE = re.compile("[\U000f0000-\U0010fffd]")
+_TEXTS = ("content", "instruction", "input")  # keys of a message that a template may write
+_OVERALL = -1  # the tools of a conversation, in the place of the number of a message
+
+
+class Unrenderable(Exception):
+    """A conversation that a template cannot hold as it is; ``kind`` completes "and 7 more: ..."."""
+
+    def __init__(self, kind: str, what: str, mend: str | None = None) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.mend = kind, what, mend
+
+
+@dataclass(frozen=True)
+class Written:
+    """A conversation as text."""
+
+    text: str
+    specials: list[tuple[Span, str]]  # special tokens that the template wrote, in order, with their spelling
+    contents: Mapping[int, list[Span]]  # message number: where its content stands, without white space around it
+    quoted: bool  # whether a special token is spelled in what messages or tools say
+
+
+class Writer:
+    """Writes conversations with one template."""
+
+    def __init__(
+        self, name: str, template: ChatTemplate, variables: Mapping[str, str], special_tokens: Collection[str]
+    ) -> None:
+        """``name`` is for messages to people; ``variables`` are the template's; ``special_tokens`` are spellings."""
+        self.name = name
+        self._template, self._variables = template, variables
+        longest_first = sorted(special_tokens, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def text(self, messages: Sequence[Message], tools: Tools, *, answer: bool, now: datetime) -> str:
+        """What ``transformers`` would make of the messages; ``answer``: up to where the assistant begins.
+
+        Raises:
+            Unrenderable: the template refuses.
+        """
+        return self._run([_values(message) for message in messages], list(tools), answer, now)
+
+    def write(
+        self,
+        messages: Sequence[Message],
+        tools: Tools,
+        *,
+        answer: bool,
+        now: datetime,
+        whole: Collection[int] | None = None,
+    ) -> Written:
+        """`text`, and what stands where.
+
+        Args:
+            whole: numbers of the assistant's messages that must be there to the last letter; of its others a template
+                may leave out a part, as those do that forget earlier thinking.
+
+        Raises:
+            Unrenderable: the template refuses, leaves something out, or looks at texts so that they cannot be found again.
+        """
+        plain = self.text(messages, tools, answer=answer, now=now)
+        tags = _Tags(plain, self._special)
+        tagged = [_tagged(tags, number, _values(message)) for number, message in enumerate(messages)]
+        tagged_tools = [_tagged_tool(tags, _OVERALL, tool) for tool in tools]
+        text, found = tags.taken_out(self._run(tagged, tagged_tools, answer, now))
+        if text != plain:
+            what = f"template {self.name} makes of a text what depends on how the text begins, ends or is spelled"
+            raise Unrenderable("templates that change texts", f"{what}: where it stands cannot be told")
+        self._check(messages, tags, found, whole or ())
+        contents = {tag.owner: found[tag] for tag in tags.all if tag.key == "content"}
+        taken = [span for spans in found.values() for span in spans] + found.quoted
+        specials = self._specials(plain, taken)
+        return Written(plain, specials, contents, len(self._special.findall(plain)) != len(specials))
+
+    def _run(self, messages: list[dict[str, Any]], tools: Tools, answer: bool, now: datetime) -> str:
+        try:
+            return self._template.write(messages, tools, answer=answer, variables=self._variables, now=now)
+        except TemplateFailure as failure:
+            what = f"template {self.name} refuses: {failure}"
+            raise Unrenderable("refused by the template", what, "another --template, or leave this out") from failure
+
+    def _specials(self, text: str, data: Sequence[Span]) -> list[tuple[Span, str]]:
+        """The special tokens of the template itself: those spelled outside of what messages and tools say."""
+        masked = text
+        for first, end in data:
+            masked = f"{masked[:first]}{chr(0) * (end - first)}{masked[end:]}"
+        return [(match.span(), match.group()) for match in self._special.finditer(masked)]
+
+    def _check(self, messages: Sequence[Message], tags: _Tags, found: _Found, whole: Collection[int]) -> None:
+        """Everything that was tagged has come out again."""
+        for owner in sorted({tag.owner for tag in tags.all}):
+            keys = {tag.key: found.state(tag) for tag in tags.all if tag.owner == owner}
+            said = [keys["content"]] if "content" in keys else []
+            apart = [keys[key] for key in ("instruction", "input") if key in keys]
+            if "instruction" in keys and min(apart) == ALL:  # together they are the content
+                said = apart
+            calls = [state for key, state in keys.items() if key not in _TEXTS]
+            partly = owner != _OVERALL and messages[owner].role == "assistant" and owner not in whole
+            needed = PART if partly else ALL
+            if min([*said, *calls], default=ALL) >= needed:
+                continue
+            if owner == _OVERALL:
+                what, mend = f"template {self.name} leaves out the tools", "a template that writes tools"
+            else:
+                lost = "leaves out" if max([*said, *calls]) == NONE else "leaves out a part of"
+                what = f"template {self.name} {lost} message {owner + 1} ({messages[owner].role})"
+                mend = "another --template, or leave the message out"
+            raise Unrenderable("messages that the template leaves out", what, mend)
+
+
+# ---- tags ------------------------------------------------------------------------------------------------------------
+
+NONE, PART, ALL = range(3)  # how much of a text came out
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """The characters before and behind one text."""
+
+    owner: int  # number of the message
+    key: str
+    before: str
+    behind: str
+
+
+class _Found(dict[_Tag, list[Span]]):
+    """Tag -> where its text stands: nowhere, once, or as often as the template writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()  # how often each character came out
+        self.quoted: list[Span] = []  # special tokens spelled in messages or tools
+
+    def state(self, tag: _Tag) -> int:
+        """How much of a text was written, where it was written as often in the front as in the back."""
+        before, behind = self.seen[tag.before], self.seen[tag.behind]
+        return ALL if before and before == behind else PART if before or behind else NONE
+
+
+class _Tags:
+    """Hands out characters that ``text`` does not hold, and finds them again."""
+
+    def __init__(self, text: str, special: re.Pattern[str]) -> None:
+        taken = set(_PRIVATE_USE.findall(text))
+        self._free: Iterator[str] = (chr(code) for code in _PRIVATE if chr(code) not in taken)
+        self._special = special
+        self._quote, self._unquote = next(self._free), next(self._free)
+        self.all: list[_Tag] = []
+
+    def tag(self, owner: int, key: str, text: str) -> str:
+        """``text`` between two characters of its own; white space stays outside, nothing is nothing."""
+        said = text.strip()
+        if not said:
+            return text
+        tag = _Tag(owner, key, next(self._free), next(self._free))
+        self.all.append(tag)
+        first = text.index(said)
+        inside = f"{tag.before}{self.quoted(said)}{tag.behind}"
+        return _Tagged(f"{text[:first]}{inside}{text[first + len(said) :]}", text)
+
+    def quoted(self, text: str) -> str:
+        """``text`` with every special token that is spelled in it between two characters."""
+        return self._special.sub(f"{self._quote}\\g<0>{self._unquote}", text)
+
+    def taken_out(self, raw: str) -> tuple[str, _Found]:
+        """``raw`` without the characters, and where they stood."""
+        owners = {character: tag for tag in self.all for character in (tag.before, tag.behind)}
+        characters = "".join([self._quote, self._unquote, *owners])
+        parts, found, last, length = [], _Found(), 0, 0
+        opened: dict[str, int] = {}
+        for match in re.finditer(f"[{characters}]", raw):
+            parts.append(raw[last : match.start()])
+            length += len(parts[-1])
+            last = match.end()
+            character = match.group()
+            found.seen[character] += 1
+            tag = owners.get(character)
+            begins = character in (self._quote, tag.before if tag else None)
+            if begins:
+                opened[tag.behind if tag else self._unquote] = length
+            elif character in opened:
+                spans = found.setdefault(tag, []) if tag else found.quoted
+                spans.append((opened.pop(character), length))
+        for tag in self.all:
+            found.setdefault(tag, [])
+        return "".join([*parts, raw[last:]]), found
+
+
+class _Tagged(str):
+    """A tagged text that answers a template's questions as the untagged one would."""
+
+    plain: str
+
+    def __new__(cls, tagged: str, plain: str) -> _Tagged:
+        made = super().__new__(cls, tagged)
+        made.plain = plain
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return self.plain == other
+
+    def __ne__(self, other: object) -> bool:
+        return self.plain != other
+
+    def __hash__(self) -> int:
+        return hash(self.plain)
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def startswith(self, *asked: Any) -> bool:
+        return self.plain.startswith(*asked)
+
+    def endswith(self, *asked: Any) -> bool:
+        return self.plain.endswith(*asked)
+
+    def strip(self, chars: str | None = None) -> str:
+        return _Tagged(str.strip(self, chars), self.plain.strip(chars))
+
+    def lstrip(self, chars: str | None = None) -> str:
+        return _Tagged(str.lstrip(self, chars), self.plain.lstrip(chars))
+
+    def rstrip(self, chars: str | None = None) -> str:
+        return _Tagged(str.rstrip(self, chars), self.plain.rstrip(chars))
+
+
+# ---- what a template is given ----------------------------------------------------------------------------------------
+
+
+def _values(message: Message) -> dict[str, Any]:
+    """The message as templates know it: no key without a value, and arguments of calls as objects, not as JSON."""
+    values = {key: value for key, value in message.as_dict().items() if value is not None}
+    if values.get("tool_calls"):
+        values["tool_calls"] = [_call(call) for call in values["tool_calls"]]
+    return values
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call whose arguments are an object: OpenAI's files have them as the text of one, which would be quoted twice."""
+    if "function" in call:
+        return {**call, "function": _call(call["function"])}
+    arguments = call.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            read = json.loads(arguments)
+        except ValueError:
+            return dict(call)
+        return {**call, "arguments": read} if isinstance(read, dict) else dict(call)
+    return dict(call)
+
+
+def _tagged(tags: _Tags, owner: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose texts, and names of called functions, are tagged."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _TEXTS and isinstance(value, str):
+            made[key] = tags.tag(owner, key, value)
+        elif key == "tool_calls":
+            made[key] = [_tagged_tool(tags, owner, call) for call in value]
+        else:
+            made[key] = value if key == "role" else _quoted(tags, value)
+    return made
+
+
+def _tagged_tool(tags: _Tags, owner: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A call or a description whose function's name is tagged."""
+    made: dict[str, Any] = _quoted(tags, tool)
+    if isinstance(tool.get("function"), Mapping):
+        made["function"] = _tagged_tool(tags, owner, tool["function"])
+    elif isinstance(tool.get("name"), str):
+        made["name"] = tags.tag(owner, f"call {len(tags.all)}", tool["name"])
+    return made
+
+
+def _quoted(tags: _Tags, value: Any) -> Any:
+    """Any JSON value with the special tokens in its texts quoted."""
+    if isinstance(value, str):
+        return tags.quoted(value)
+    if isinstance(value, Mapping):
+        return {key: _quoted(tags, one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_quoted(tags, one) for one in value]
+    return value
