@@ -51,6 +51,7 @@ PAIR_NAMES: tuple[tuple[str, str], ...] = (
 INSTRUCTION_NAMES = (
     {"messages"},
     {"conversations"},
+    {"chosen", "rejected"},
     {"prompt", "completion"},
     {"prompt", "response"},
     {"instruction", "output"},

@@ -159,7 +159,7 @@ def _refuse_instructions(table: Table, given: Declared) -> None:
         Problem(
             f"instruction data (columns {', '.join(sorted(kind))}): prompts with answers to write, not labelled texts",
             where=table.path,
-            mend="gptloom sft for instruction tuning; if it is labelled text after all, name --text and --label",
+            mend=f"gptloom sft BASE --data {table.path}; if it is labelled text after all, name --text and --label",
         )
     )
 

@@ -159,13 +159,25 @@ def _not_detected(rows: RowFile, only: str | None) -> Problem:
 
 
 def looks_like_instructions(paths: Sequence[str]) -> str | None:
-    """The title of the format where one of the files holds instruction data, which are no plain text; else None."""
+    """The title of the format where one of the files holds instruction data and no column of plain text; else None."""
     for path in paths:
         try:
             rows = read_rows(path, Findings())
             format = detect(rows.names, list(islice(rows, LOOKED_AT)))
         except UserError:
             continue  # whoever reads the file says what is wrong with it
-        if format is not None and format.name != "text":
+        if format is not None and format.name != "text" and "text" not in rows.names:
             return format.title
     return None
+
+
+def refuse_instructions(paths: Sequence[str]) -> None:
+    """Raises ``UserError`` for files of prompts and answers, which are no text to read on and on."""
+    problems = []
+    for path in paths:
+        if (title := looks_like_instructions([path])) is not None:
+            what = f"instruction data ({title}): prompts with answers to write, not documents"
+            mend = f"gptloom sft BASE --data {path}; to read one of its columns all the same: --text-column NAME"
+            problems.append(Problem(what, path, mend))
+    if problems:
+        raise UserError(*problems)

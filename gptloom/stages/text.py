@@ -12,6 +12,8 @@ from gptloom.config.resolve import Resolved
 from gptloom.data.build import build_corpus
 from gptloom.data.built import TrainingShards, check_tokenizer, load_built, names_shards, open_named_shards
 from gptloom.data.corpus import Corpus, read_corpus
+from gptloom.data.inputs import split_weight
+from gptloom.data.instruction_detection import refuse_instructions
 from gptloom.data.split import TRAIN
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
@@ -73,6 +75,8 @@ def read_text(options: PretrainOptions) -> Text:
     """Reads all of the text once. UserError with everything that is wrong in any file."""
     if names_shards(options.data):
         return Text(None, open_named_shards(options.data, options.valid))
+    if options.text_column is None:
+        refuse_instructions([split_weight(name)[0] for name in (*options.data, *options.valid)])
     corpus = read_corpus(
         options.data,
         valid=options.valid,

@@ -1,0 +1,150 @@
+"""``gptloom data check``: every problem of a file at once, and what it holds, before a training finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gptloom.cli.framework import Command
+from gptloom.cli.output import Output
+from gptloom.config.data_tools import CheckOptions
+from gptloom.config.errors import Problem, UserError
+from gptloom.config.python import python_function
+from gptloom.config.resolve import Resolved
+from gptloom.observe.terminal import terminal
+
+if TYPE_CHECKING:
+    from gptloom.data.check.measure import Measure
+    from gptloom.data.check.report import CheckReport
+
+FATAL = 2
+"""Exit code where a training would not start."""
+
+
+def check(resolved: Resolved[CheckOptions]) -> CheckReport:
+    """Everything that is wrong or odd in files of examples, and what they hold: ``.problems``, ``.warnings``, ``.is_fine``.
+
+    What is wrong with the files is in the report; ``UserError`` is raised only for options and a model that make no sense.
+    """
+    options = resolved.options
+    _refuse_idle(resolved)
+    measure = _measure(options)
+    try:
+        if options.stage == "finetune":
+            from gptloom.data.check.labelled import check_labelled
+
+            return check_labelled(options.data, options.valid, options.task, measure)
+        if options.stage == "pretrain":
+            from gptloom.data.check.documents import check_documents
+
+            return check_documents(options.data, options.valid, measure)
+        from gptloom.data.check.conversations import check_conversations, check_preferences
+
+        if options.stage == "sft":
+            return check_conversations(options.data, options.valid, options.format, measure, _show_progress)
+        return check_preferences(options.data, options.valid, options.stage, measure, _show_progress)
+    finally:
+        terminal.end_live()
+
+
+def _show_progress(path: str, rows: int) -> None:
+    terminal.show_live(f"{path}: {rows:,} rows")
+
+
+def _refuse_idle(resolved: Resolved[CheckOptions]) -> None:
+    """Refuses options that would do nothing."""
+    options = resolved.options
+    converses = options.stage in ("sft", "dpo", "reward")
+    idle = [(name, f"--stage {options.stage}") for name in ("template", "max_length") if not converses]
+    idle += [(name, "no --model") for name in ("template", "max_length") if converses and options.model is None]
+    idle += [("format", f"--stage {options.stage}")] if options.stage != "sft" else []
+    idle += [("task", f"--stage {options.stage}")] if options.stage != "finetune" else []
+    problems = [
+        Problem(f"--{name.replace('_', '-')} does nothing: {why}", mend="leave it out")
+        for name, why in idle
+        if resolved.given(name)
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _measure(options: CheckOptions) -> Measure:
+    """Counts tokens as the model would read them; without a model, characters."""
+    if options.model is None:
+        from gptloom.data.check.measure import Characters
+
+        return Characters()
+    from gptloom.config.sft import SftOptions
+    from gptloom.data.check.conversations import first_conversations
+    from gptloom.data.check.tokens import Tokens
+    from gptloom.interop.hub import resolve_model
+    from gptloom.model.store import read_chat, read_config
+    from gptloom.stages.sft.template import choose_template
+    from gptloom.tokenizer import load_tokenizer
+    from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
+
+    reference = resolve_model(options.model)
+    if reference.path is None:
+        raise UserError(Problem(f"{options.model} is a preset, which reads nothing yet", "--model", "a trained model"))
+    folder = reference.path
+    tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else reference.run or folder)
+    context = read_config(folder).context
+    if options.stage in ("finetune", "pretrain"):
+        return Tokens(tokenizer, None, context)
+    data = first_conversations(options.data, options.format if options.stage == "sft" else "preference")
+    as_trained = SftOptions(base=options.model, data=options.data, template=options.template)
+    format, tokenizer = choose_template(as_trained, tokenizer, read_chat(folder), data, embeds=True)
+    return Tokens(tokenizer, format, min(context, options.max_length or context))
+
+
+def run_check(resolved: Resolved[CheckOptions], out: Output) -> int:
+    """Reads files of examples as a training would, and says all that is wrong or odd with them, and what they hold.
+
+    Problems stop a training (exit code 2); warnings are worth a look: rows that repeat, held-out prompts that are also
+    trained on, garbled characters, rows longer than the model's context, answers that are nearly all the same.
+    """
+    report = check(resolved)
+    _show_files(report, out)
+    for note in report.notes:
+        out.result(note)
+    _show_problems("problem", report.problems, out)
+    _show_problems("warning", report.warnings, out)
+    out.result()
+    out.result(report.verdict)
+    out.document(report.as_dict())
+    return 0 if report.is_fine else FATAL
+
+
+def _show_files(report: CheckReport, out: Output) -> None:
+    from gptloom.data.check.report import class_lines
+
+    unit = report.lengths["unit"]
+    right = ("rows", "turns", unit)
+    rows = [
+        (facts.path, facts.side, facts.format, f"{facts.rows:,}", f"{facts.turns:,}", f"{facts.size:,}")
+        for facts in report.files
+    ]
+    if rows:
+        out.table(("file", "for", "format", "rows", "turns", unit), rows, right=right)
+    if "median" in report.lengths:
+        longest = ", ".join(f"{one['length']:,} ({one['where']})" for one in report.lengths["longest"])
+        out.result(
+            f"{unit} of a row: half have up to {report.lengths['median']:,}, 95 % up to "
+            f"{report.lengths['percentile_95']:,}; longest: {longest}"
+        )
+    if report.classes:
+        out.result()
+        out.table(("answer", "rows", "share"), class_lines(report.classes), right=("rows", "share"))
+
+
+def _show_problems(name: str, problems: Sequence[Problem], out: Output) -> None:
+    if not problems:
+        return
+    out.result()
+    out.result(f"{name}s:")
+    for problem in problems:
+        out.result("  " + str(problem).replace("\n", "\n  "))
+
+
+COMMANDS = {"data check": Command(CheckOptions, run_check)}
+data_check = python_function("data_check", CheckOptions, check)

@@ -1,0 +1,35 @@
+"""How long a conversation is: what a check asks, and the answer without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gptloom.data.conversation import Conversation
+from gptloom.data.findings import Findings
+
+
+class Measure(Protocol):
+    """Lengths in ``unit``, of which a model reads ``limit`` (None: there is no model)."""
+
+    unit: str
+    limit: int | None
+
+    def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
+        """The length of each; what cannot be measured is found, and counts 0."""
+
+    def of_texts(self, texts: Sequence[str]) -> list[int]:
+        """The length of each text as it stands."""
+
+
+class Characters:
+    """Without a model."""
+
+    unit = "characters"
+    limit: int | None = None
+
+    def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
+        return [sum(len(message.content) for message in one.messages) for one in conversations]
+
+    def of_texts(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
