@@ -63,7 +63,7 @@ def _existing(check: str, whose: str, mark: str, texts: Sequence[str], wheres: S
 
 def prompt_prefix(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     """A beginning that all prompts share: an instruction that a tuned model does not need, unless it says something."""
-    shared = common_prefix(rows.prompts)
+    shared = _whole_words(common_prefix(rows.prompts))
     if not shared or shared in rows.prompts:
         return []  # what is the whole of one prompt cannot go
     text = f"all prompts begin with {shared!r}"
@@ -80,7 +80,7 @@ def prompt_prefix(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
 
 def completion_prefix(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     """A beginning that all completions share."""
-    shared = common_prefix(rows.completions)
+    shared = _whole_words(common_prefix(rows.completions))
     if len(shared) < LONG_COMPLETION_PREFIX or shared in rows.completions:
         return []  # what is the whole of one completion cannot go
     level: Level = "possible" if rows.kind == "open-ended" else _level(shared)
@@ -90,6 +90,14 @@ def completion_prefix(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
         level,
     )
     return [Finding("completion prefix", f"all completions begin with {shared!r}", remedy)]
+
+
+def _whole_words(prefix: str) -> str:
+    """Without the beginning of a word: where and when share their first letters by chance."""
+    words = len(prefix)
+    while words and prefix[words - 1].isalnum():
+        words -= 1
+    return prefix[:words] if words else ""
 
 
 def _without_prompt_prefix(rows: Pairs, length: int) -> Pairs:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.data.check.seen import Leaked
 from gptloom.data.findings import counted
 from gptloom.data.prepare import affixes, general, pairs
 from gptloom.data.prepare.finding import Finding, Level, RowsT
@@ -24,6 +25,7 @@ PAIR_CHECKS: tuple[Callable[[Pairs, Reader], list[Finding[Pairs]]], ...] = (
     general.encoding,
     pairs.classes,
     general.duplicates,
+    general.near_duplicates,
     general.long,
     pairs.capitals,
     affixes.separator,
@@ -37,6 +39,7 @@ CHAT_CHECKS: tuple[Callable[[Chats, Reader], list[Finding[Chats]]], ...] = (
     general.number,
     general.encoding,
     general.duplicates,
+    general.near_duplicates,
     general.long,
 )
 
@@ -160,7 +163,7 @@ def _finish(
 ) -> Prepared:
     """Splits where there are classes, asks for the last time, and writes."""
     rows: Rows = seen.rows
-    sides = _sides(rows, desk) if rows.kind == "classification" else None
+    sides = _sides(rows, desk) if isinstance(rows, Pairs) and rows.kind == "classification" else None
     if not any(seen.applied) and sides is None:
         next = next_steps(rows, [Path(path)], reader)
         return Prepared(path, rows.kind, [], [], seen.findings, seen.applied, next)
@@ -197,6 +200,10 @@ def _sides(rows: Pairs, desk: Desk) -> Sides | None:
         desk.say(
             f"  {counted(sides.moved, 'row')} drawn for validation went to training, which has their prompt already"
         )
+    near = Leaked.of(general.seen_of(sides.train), general.seen_of(sides.valid)).near
+    if near.count:
+        nearly = f"  {counted(near.count, 'prompt')} to validate on are nearly like one that is trained on"
+        desk.say(f"{nearly}: {', '.join(near.examples)}")
     return sides
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from gptloom.data.check.seen import Repeated, Seen
 from gptloom.data.findings import counted, first_few
 from gptloom.data.prepare.finding import Finding, Remedy, RowsT
 from gptloom.data.prepare.mojibake import LOST, repaired
 from gptloom.data.prepare.reader import Reader
-from gptloom.data.prepare.rows import KIND_NAMES
+from gptloom.data.prepare.rows import KIND_NAMES, Rows
 
 FEW = 100
 SHOWN_LONG = 3
@@ -65,6 +66,28 @@ def _later_copies(keys: Sequence[Hashable]) -> list[int]:
 def _without_copies(rows: RowsT) -> RowsT:
     later = set(_later_copies(rows.keys()))
     return rows.keep([place for place in range(len(rows)) if place not in later])
+
+
+def near_duplicates(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
+    """Rows that are nearly the same, and prompts that are answered in several ways: only told, either may be meant."""
+    repeated = Repeated.of(seen_of(rows))
+    found: list[Finding[RowsT]] = []
+    if repeated.near.count:
+        text = f"{counted(repeated.near.count, 'row')} nearly like an earlier one: {', '.join(repeated.near.examples)}"
+        found.append(Finding("near duplicates", text))
+    other = repeated.other_answers
+    if other.count and rows.kind != "open-ended":
+        text = f"{counted(other.count, 'row')} that answer an earlier prompt otherwise: {', '.join(other.examples)}"
+        found.append(Finding("other answers", text))
+    return found
+
+
+def seen_of(rows: Rows) -> Seen:
+    """The rows as those look at them who search for repetitions."""
+    seen = Seen(prompts_too=True)
+    for where, (prompt, answer) in zip(rows.wheres, rows.asked_and_answered(), strict=True):
+        seen.add(where, prompt, answer)
+    return seen
 
 
 def long(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:

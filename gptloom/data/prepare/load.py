@@ -22,6 +22,11 @@ MOST_BROKEN = 0.1
 """Of more broken rows than this share, the file was not understood: it is refused instead of cut to pieces."""
 
 
+MOST_WORDS = 4  # of a name
+LOOKED_AT = 1000  # rows below it
+LONGER = 2  # than its name a column's texts are at least, on average
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The rows, and what was found, and done already, in reading them."""
@@ -36,9 +41,10 @@ def load(path: str) -> Loaded:
     Raises ``UserError``: it cannot be read, holds preferences, has columns that nobody knows, or more than a tenth of
     its rows is broken (with the problems of all).
     """
-    broken, odd = Findings(), Findings()
-    file = read_rows(path, broken)
-    kept = list(file)
+    file, kept, broken = _read(path)
+    odd = Findings()
+    if not kept:
+        broken.check()
     unread = broken.count
     names = list(dict.fromkeys([*file.names, *(name for row in kept for name in row.values)]))
     format = detect(names, kept)
@@ -61,14 +67,37 @@ def load(path: str) -> Loaded:
     return Loaded(rows, [*_format(file), *found])
 
 
+def _read(path: str) -> tuple[RowFile, list[Row], Findings]:
+    """The file, its rows, and what is broken in it. A first row of short cells over long ones is one of names."""
+    broken = Findings()
+    file = read_rows(path, broken)
+    kept = list(file)
+    if not file.has_header and len(kept) > 1 and file.format != "txt" and _are_names(kept[0], kept[1:]):
+        broken = Findings()
+        file = read_rows(path, broken, header=True)
+        kept = list(file)
+    return file, kept, broken
+
+
+def _are_names(first: Row, below: Sequence[Row]) -> bool:
+    """Whether the cells of a row are names, short beside what stands under at least one of them."""
+    cells = {column: str(cell or "").strip() for column, cell in first.values.items()}
+    if not all(0 < len(cell.split()) <= MOST_WORDS and cell[-1].isalnum() for cell in cells.values()):
+        return False
+    columns = {column: [str(row.values.get(column) or "") for row in below[:LOOKED_AT]] for column in cells}
+    if any(cell in columns[column] for column, cell in cells.items()):
+        return False
+    return any(sum(map(len, columns[c])) >= LONGER * len(cell) * len(columns[c]) for c, cell in cells.items())
+
+
 def _is_conversation(format: Format, names: Sequence[str], rows: Sequence[Row]) -> bool:
     """Whether the rows say more than a prompt and a completion can."""
     if format.name in ("messages", "sharegpt", "transcript"):
         return True
     beside = {*SYSTEMS, *HISTORIES, *(INPUTS if format.name == "instruction" else ())}
     more = [name for name in names if plain(name) in beside and name not in format.columns]
-    lists = (row.values.get(name) for row in rows for name in format.columns)
-    return any(row.values.get(name) for row in rows for name in more) or any(isinstance(c, list | dict) for c in lists)
+    lists = sum(any(isinstance(row.values.get(name), list | dict) for name in format.columns) for row in rows)
+    return 2 * lists > len(rows) or any(row.values.get(name) for row in rows for name in more)
 
 
 def _format(file: RowFile) -> list[Finding[Any]]:

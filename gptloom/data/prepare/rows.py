@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from gptloom.data.conversation import Conversation, Role
+from gptloom.data.conversation import Conversation, Message
 
 Kind = Literal["open-ended", "classification", "conditional", "chat"]
 KIND_NAMES: dict[Kind, str] = {
@@ -43,8 +43,8 @@ class Rows(ABC):
         return list(self.parts())
 
     @abstractmethod
-    def questions(self) -> list[str]:
-        """What is asked in each row; where nothing is, all it says."""
+    def asked_and_answered(self) -> list[tuple[str, str]]:
+        """All that comes before the last answer of each row, "" where nothing does, and that answer."""
 
     @abstractmethod
     def parts(self) -> list[tuple[str, ...]]:
@@ -102,11 +102,11 @@ class Pairs(Rows):
             return "open-ended"
         return "classification" if len(set(self.completions)) < len(self) / 3 else "conditional"
 
-    def questions(self) -> list[str]:
-        return self.completions if self.kind == "open-ended" else self.prompts
+    def asked_and_answered(self) -> list[tuple[str, str]]:
+        return [(row.prompt, row.completion) for row in self.rows]
 
     def parts(self) -> list[tuple[str, ...]]:
-        return [(row.prompt, row.completion) for row in self.rows]
+        return list(self.asked_and_answered())
 
     def keep(self, places: Collection[int]) -> Pairs:
         return Pairs(tuple(self.rows[place] for place in places))
@@ -146,8 +146,8 @@ class Chats(Rows):
     def keys(self) -> list[Hashable]:
         return [tuple((message.role, message.content) for message in row.messages) for row in self.rows]
 
-    def questions(self) -> list[str]:
-        return [_said(row, "user") or _said(row, "assistant") for row in self.rows]
+    def asked_and_answered(self) -> list[tuple[str, str]]:
+        return [("\n".join(message.content for message in row.prompt), row.answer) for row in self.rows]
 
     def parts(self) -> list[tuple[str, ...]]:
         return [tuple(message.content for message in row.messages) for row in self.rows]
@@ -162,18 +162,23 @@ class Chats(Rows):
         return (_object(row) for row in self.rows)
 
 
-def _said(row: Conversation, role: Role) -> str:
-    return "\n".join(message.content for message in row.messages if message.role == role)
-
-
 def _rewritten(row: Conversation, change: Callable[[str], str]) -> Conversation:
     messages = tuple(replace(message, content=change(message.content)) for message in row.messages)
     return replace(row, messages=messages)
 
 
 def _object(row: Conversation) -> dict[str, Any]:
-    """As OpenAI's chat files: ``weight`` only where an answer has another than 1, ``tools`` only where there are some."""
-    messages = [
-        {**message.as_dict(), **({} if message.weight == 1 else {"weight": message.weight})} for message in row.messages
-    ]
-    return {"messages": messages, **({"tools": list(row.tools)} if row.tools else {})}
+    """As OpenAI's chat files; keys of ours that say something about the row stay."""
+    beside = {"task": row.task, "metric": row.metric, "source": row.source}
+    return {
+        "messages": [_message(message) for message in row.messages],
+        **({"tools": list(row.tools)} if row.tools else {}),
+        **{key: value for key, value in beside.items() if value},
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """``weight`` only where an answer has another than 1."""
+    extra = {key: message.extra[key] for key in ("name", "tool_calls", "tool_call_id") if key in message.extra}
+    weight = {} if message.weight == 1 else {"weight": message.weight}
+    return {"role": message.role, "content": message.content, **extra, **weight}
