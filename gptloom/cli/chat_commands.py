@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -55,10 +56,18 @@ def _system(session: Session, argument: str) -> str:
 def _setting(name: str) -> Callable[[Session, str], str]:
     def run(session: Session, argument: str) -> str:
         if argument:
-            session.set_option(name, argument)
+            session.set_option(name, _number(argument))
         return f"{name} {getattr(session.sampling, name)}"
 
     return run
+
+
+def _number(text: str) -> float | str:
+    """What was typed as a number; another text as it is, for the option to refuse."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _undo(session: Session, argument: str) -> str:

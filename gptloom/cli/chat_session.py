@@ -115,8 +115,8 @@ class Session:
             self.chat.check_system(text)
         self.system = text
 
-    def set_option(self, name: str, value: str) -> None:
-        """A sampling option as it was typed. ``UserError`` when the value is wrong."""
+    def set_option(self, name: str, value: float | str) -> None:
+        """A sampling option. ``UserError`` when the value is wrong."""
         self.sampling = SamplingOptions(**{**self.sampling.model_dump(), name: value})
         if name == "seed":
             self._answers = 0
@@ -124,16 +124,22 @@ class Session:
     def save(self, path: Path) -> int:
         """Writes what was said as a file that ``sft`` reads, and returns its number of lines.
 
-        A line is a conversation; where messages stand alone, a message and its answer. What was not answered is left
-        out. ``UserError`` when nothing is left, the file exists, or it cannot be written.
+        A line is a conversation, in which answers that did not end by themselves have weight 0; where messages stand
+        alone, a message and its answer. ``UserError`` when no answer is left that could be learned, the file exists, or
+        it cannot be written.
         """
-        _, turns = turns_of(self.messages)
-        turns = [turn for turn in turns if any(message.role == "assistant" and message.content for message in turn)]
-        if not turns:
-            raise UserError(Problem("there is no answer to save yet"))
+        turns = [turn for turn in turns_of(self.messages)[1] if _answered(turn)]
+        learned = [turn for turn in turns if _answered(turn, 1.0)]
+        if not learned:
+            what = (
+                "no answer ended by itself: there is nothing that a model could learn from"
+                if turns
+                else "nothing was said yet"
+            )
+            raise UserError(Problem(what, mend="/max_tokens N, then /retry" if turns else None))
         check_answers_file(path, overwrite=False)
         system = [] if self.system is None else [Message("system", self.system)]
-        rows = turns if self.alone else [[*system, *(message for turn in turns for message in turn)]]
+        rows = learned if self.alone else [[*system, *(message for turn in turns for message in turn)]]
         tools = {"tools": list(self._tools)} if self._tools else {}
         lines = [json.dumps({"messages": [_as_dict(one) for one in row], **tools}, ensure_ascii=False) for row in rows]
         try:
@@ -157,6 +163,11 @@ class Session:
         self.set_system("\n\n".join(message.content for message in system) or None)
         self.messages, self._tools = [message for turn in turns for message in turn], chosen.tools
         return len(found)
+
+
+def _answered(turn: list[Message], weight: float = 0.0) -> bool:
+    """Whether there is an answer in it that is not empty, of this weight at least."""
+    return any(one.role == "assistant" and one.content.strip() and one.weight >= weight for one in turn)
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

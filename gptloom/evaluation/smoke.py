@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 from gptloom.config.chat import ChatOptions
 from gptloom.config.generate import SamplingOptions
@@ -79,14 +78,6 @@ class Smoke:
         }
 
 
-class SideBySide(NamedTuple):
-    """One prompt and its answers; None where a model was not asked."""
-
-    prompt: str
-    before: Sample | None
-    after: Sample | None
-
-
 def smoke_test(
     model: ChatModel, prompts: Sequence[Sequence[Message] | Conversation], *, max_tokens: int, seed: int
 ) -> Smoke:
@@ -102,16 +93,6 @@ def smoke_test(
         stopped = answer.finish_reason == "stop"
         samples.append(Sample(readable(prompt), answer.text, stopped, repetition(answer.ids)))
     return Smoke(samples, max_tokens)
-
-
-def side_by_side(before: Smoke | None, after: Smoke) -> list[SideBySide]:
-    """The answers of two tests of the same prompts, for a report; ValueError when the prompts differ."""
-    rows = []
-    for old, new in zip_longest(before.samples if before else [None] * len(after.samples), after.samples):
-        if new is None or (old is not None and old.prompt != new.prompt):
-            raise ValueError("the two tests asked different prompts")
-        rows.append(SideBySide(new.prompt, old, new))
-    return rows
 
 
 def repetition(ids: Sequence[int]) -> float:

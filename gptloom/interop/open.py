@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -12,6 +12,9 @@ from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.generate import GenerationPrecision
 from gptloom.config.model import ModelConfig, preset, preset_tokenizer
+from gptloom.data.render import Renderer
+from gptloom.data.templates import own_format
+from gptloom.generation.chat import ChatModel, Messages
 from gptloom.generation.language_model import Completion, LanguageModel
 from gptloom.generation.weights import Precision
 from gptloom.interop.companions import stop_ids
@@ -25,9 +28,6 @@ from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 from gptloom.tokenizer.train import train_tokenizer
 from gptloom.train.precision import DTYPES, choose_device
-
-if TYPE_CHECKING:
-    from gptloom.generation.chat import ChatModel, Messages
 
 BF16_PARAMETERS = 30_000_000  # below, a model is fast enough in fp32
 
@@ -64,16 +64,11 @@ class OpenedModel(LanguageModel):
         """
         if self._stored_format is not None or self._pretrained:
             return self._stored_format
-        from gptloom.data.templates import own_format
-
         return own_format(self.tokenizer)
 
     @cached_property
     def chat_model(self) -> ChatModel:
         """The model as one that answers, also in streams. ``UserError`` for a base model."""
-        from gptloom.data.render import Renderer
-        from gptloom.generation.chat import ChatModel
-
         if self.chat_format is None:
             what = "this is a base model: it continues texts, and was never taught to answer"
             teach = f"gptloom sft {self.reference} --data FILE --out runs/sft"

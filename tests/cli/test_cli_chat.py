@@ -18,6 +18,7 @@ from gptloom.cli.output import Output
 from gptloom.config.chat import ChatOptions
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
+from gptloom.data.conversation import Message
 from gptloom.data.instruction_formats import read_conversations
 from gptloom.data.templates import built_in
 from gptloom.model.store import save_model
@@ -183,7 +184,9 @@ def test_settings(session: Session, talk: Talk) -> None:
     shown = talk(session, "/temperature 0", "/top_p 0.5", "/max_tokens 3", "/system Be brief.", "/system", "/top_p 7")
     assert (session.sampling.temperature, session.sampling.top_p, session.sampling.max_tokens) == (0, 0.5, 3)
     assert shown.count("system: Be brief.") == 2 and "top_p 7" in shown and "at most 1" in shown
-    assert "temperature abc" in talk(session, "/temperature abc") and session.sampling.temperature == 0
+    assert (
+        "temperature 'abc' is not a number" in talk(session, "/temperature abc") and session.sampling.temperature == 0
+    )
     assert "system message has 300 tokens" in talk(session, "/system " + "x" * 300) and session.system == "Be brief."
     assert "no system message" in talk(session, '/system ""') and session.system is None
 
@@ -197,13 +200,17 @@ def test_commands_that_are_not_there(session: Session, talk: Talk) -> None:
 
 def test_what_is_saved_is_read_again(session: Session, talk: Talk, tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
-    assert "there is no answer to save yet" in talk(session, f"/save {path}")
+    assert "nothing was said yet" in talk(session, f"/save {path}")
     talk(session, "/system Be brief.", "Hi!", "Why?")
+    session.messages[1], session.messages[3] = (Message("assistant", text, weight=0.0) for text in ("He", "Bec"))
+    assert "no answer ended by itself" in talk(session, f"/save {path}") and not path.exists()
+    session.messages[1] = Message("assistant", "Hello.")
     assert "1 line in" in talk(session, f"/save {path}") and "it exists already" in talk(session, f"/save {path}")
     before = list(session.messages)
     (row,) = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [message["role"] for message in row["messages"]] == ["system", *["user", "assistant"] * 2]
-    assert {message.get("weight") for message in row["messages"] if message["role"] == "assistant"} == {0}
+    weights = [message.get("weight") for message in row["messages"]]
+    assert weights == [None] * 4 + [0], "a model that learned from what was cut would learn not to end"
     talk(session, "/reset", '/system ""')
     shown = talk(session, f"/load {path}", f"/load {path} 2", "/load", f"/load {tmp_path}/none.jsonl")
     assert "4 messages of conversation" in shown and "it has conversations 1 to 1" in shown
@@ -213,7 +220,10 @@ def test_what_is_saved_is_read_again(session: Session, talk: Talk, tmp_path: Pat
 
 def test_plain_saves_each_exchange(folders: dict[str, str], talk: Talk, tmp_path: Path) -> None:
     session = open_session(ChatOptions(model=folders["plain"], **OPTIONS))
-    assert "2 lines in" in talk(session, "Hi!", "Why?", f"/save {tmp_path / 'p.jsonl'}")
+    talk(session, "Hi!", "Why?", "How?")
+    for place, weight in ((1, 1.0), (3, 0.0), (5, 1.0)):
+        session.messages[place] = Message("assistant", "So.", weight=weight)
+    assert "2 lines in" in talk(session, f"/save {tmp_path / 'p.jsonl'}")
     found = read_conversations([str(tmp_path / "p.jsonl")]).conversations
     assert [len(one.messages) for one in found] == [2, 2]
     assert "stands alone" in talk(session, f"/load {tmp_path / 'p.jsonl'}")

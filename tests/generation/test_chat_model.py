@@ -128,7 +128,7 @@ def test_a_long_conversation_loses_its_oldest_turns(make_chat: Make) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chat.reply(messages, max_tokens=40, seed=1)  # told once
-    assert chat.prompt(messages[:3], 40).left_out == 0
+    assert chat.prompt(messages[:2], 40).left_out == 0
 
 
 def test_what_cannot_fit(make_chat: Make) -> None:

@@ -11,6 +11,7 @@ import gptloom
 from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
+from gptloom.data.render import Renderer
 from gptloom.data.templates import built_in
 from gptloom.generation.chat import ChatModel
 from gptloom.interop.chat import open_chat
@@ -52,7 +53,7 @@ def test_the_template_of_a_foreign_tokenizer(tmp_path: Path) -> None:
     model = gptloom.load(f"hf:{folder}", precision="fp32")
     assert model.chat_format is not None and model.chat_format.template == "tokenizer"
     assert model.chat_format.end == chat_format.end
-    ours = ChatModel(model, model.chat_model.renderer.__class__(words, chat_format))
+    ours = ChatModel(model, Renderer(words, chat_format))
     assert model.chat(QUESTION, max_tokens=4, seed=1).ids == ours.reply(QUESTION, max_tokens=4, seed=1).ids
 
 
