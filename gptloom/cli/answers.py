@@ -63,7 +63,7 @@ def _rows(task: TaskAnswers) -> list[tuple[str, ...]]:
     figures = task.scores.figures
     names = sorted(figures, key=lambda name: name != task.first)
     shares = {"stopping": task.stopping, **({} if task.among is None else {"among": task.among})}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, value in [*((name, figures[name]) for name in names), *shares.items()]:
         known = task.baseline.figures.get(name)
         beside = ("", "") if known is None else (written(name, known), printable(task.baseline.answer[:40]))

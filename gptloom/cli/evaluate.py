@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import islice
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     Score = TextScore | MaskedScore
 
 STDIN = "-"
-FIRST_ROWS = 20  # by which a file is known to hold conversations
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,14 @@ def evaluate_model(resolved: Resolved[EvaluateOptions]) -> Evaluated | AnswersRe
 
 def _is_asked(options: EvaluateOptions) -> bool:
     """Whether an instructed model is given conversations only."""
+    from gptloom.data.instruction_detection import looks_like_instructions
     from gptloom.interop.hub import resolve_model
     from gptloom.model.store import read_chat
 
-    if not all(map(_holds_conversations, options.data)):
-        return False
     folder = resolve_model(options.model).path
-    return folder is not None and read_chat(folder) is not None
-
-
-def _holds_conversations(path: str) -> bool:
-    """Whether a file's first rows are prompts and answers in any of their formats, and not just text."""
-    from gptloom.data.findings import Findings
-    from gptloom.data.inputs import data_suffix
-    from gptloom.data.instruction_formats import detect
-    from gptloom.data.rows import SUFFIXES, read_rows
-
-    if SUFFIXES.get(data_suffix(Path(path)), "txt") == "txt" or not Path(path).is_file():
+    if folder is None or read_chat(folder) is None:
         return False
-    rows = read_rows(path, Findings())
-    format = detect(rows.names, list(islice(rows, FIRST_ROWS)))
-    return format is not None and format.name != "text"
+    return all(looks_like_instructions([path]) is not None for path in options.data)
 
 
 def _evaluate_texts(options: EvaluateOptions) -> Evaluated:
