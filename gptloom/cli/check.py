@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gptloom.data.check.measure import Measure
     from gptloom.data.check.report import CheckReport
 
+MOST_FILES = 20
 FATAL = 2
 """Exit code where a training would not start."""
 
@@ -119,13 +120,15 @@ def _show_files(report: CheckReport, out: Output) -> None:
     from gptloom.data.check.report import class_lines
 
     unit = report.lengths["unit"]
-    right = ("rows", "turns", unit)
+    names = ("file", "for", "format", "rows", *(("turns",) if any(facts.turns for facts in report.files) else ()), unit)
     rows = [
-        (facts.path, facts.side, facts.format, f"{facts.rows:,}", f"{facts.turns:,}", f"{facts.size:,}")
-        for facts in report.files
+        [facts.path, facts.side, facts.format, f"{facts.rows:,}", f"{facts.turns:,}", f"{facts.size:,}"]
+        for facts in report.files[:MOST_FILES]
     ]
     if rows:
-        out.table(("file", "for", "format", "rows", "turns", unit), rows, right=right)
+        out.table(names, rows if "turns" in names else [[*row[:4], row[5]] for row in rows], right=names[3:])
+    if more := len(report.files) - len(rows):
+        out.result(f"and {more:,} more files")
     if "median" in report.lengths:
         longest = ", ".join(f"{one['length']:,} ({one['where']})" for one in report.lengths["longest"])
         out.result(

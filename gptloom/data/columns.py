@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.task import Columns, Task
-from gptloom.data.column_guess import Facts, guess_roles, likely
+from gptloom.data.column_guess import FEW_ROWS, Facts, guess_roles, likely
 from gptloom.data.column_names import INSTRUCTION_NAMES, TEXT_NAMES, plain
 from gptloom.data.conll import word_per_line
+from gptloom.data.instruction_detection import detect
+from gptloom.data.rows import Row
 from gptloom.data.tables import Table
 
 ROLES = ("text", "second", "label", "choices", "start")
@@ -184,6 +186,10 @@ def _not_obvious(table: Table, task: Task, roles: dict[str, Any], facts: Sequenc
             found["label"] = "COLUMN"
         what = f"column {swapped!r} is given as the label, and looks like the text"
         return Problem(what, where=table.path, mend=spelled(found))
+    instructions = detect(table.names, [Row("", row) for row in table.rows[:FEW_ROWS]])
+    if instructions is not None and instructions.name != "text" and not any(fact.is_classes for fact in free):
+        mend = f"labels: name --text and --label; answers to write: gptloom sft BASE --data {table.path}"
+        return Problem(what + "\n".join(lines), where=table.path, mend=mend)
     if len(table.names) < len(NEEDED[task]):
         mend = f"a table for {task} has a column for each of: {', '.join(NEEDED[task])}; commas or tabs between them"
         return Problem(what + "\n".join(lines), where=table.path, mend=mend)

@@ -51,7 +51,8 @@ def conversations_of(
     row: Row, format: Format, findings: Findings, warnings: Findings | None = None, task: str = ""
 ) -> list[Conversation]:
     """All conversations of a row: one, but Self-Instruct's seeds have several instances of an instruction."""
-    notes = Notes(row.where, findings, Findings() if warnings is None else warnings)
+    about_answer = f"{format.answer}: " if format.name == "preference" else ""
+    notes = Notes(row.where, findings, Findings() if warnings is None else warnings, about_answer)
     if not _has_columns(row, format, notes):
         return []
     about = {plain_name(name): value for name, value in row.values.items()}

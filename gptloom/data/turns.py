@@ -36,14 +36,15 @@ class Notes:
     where: str
     findings: Findings
     warnings: Findings
+    about: str = ""  # which of two conversations in the row: "rejected: "
     is_wrong: bool = False
 
     def wrong(self, kind: str, what: str, mend: str | None = None) -> None:
         self.is_wrong = True
-        self.findings.add(kind, what, self.where, mend)
+        self.findings.add(kind, self.about + what, self.where, mend)
 
     def odd(self, kind: str, what: str, mend: str | None = None) -> None:
-        self.warnings.add(kind, what, self.where, mend)
+        self.warnings.add(kind, self.about + what, self.where, mend)
 
 
 def text_of(cell: Any, name: str, notes: Notes) -> str:

@@ -36,7 +36,7 @@ def check_labelled(paths: Sequence[str], valid: Sequence[str], task: Task, measu
             continue
         labels = labels if labels is not None else found.labels
         gathered.notes += [*found.notes, *found.warnings]
-        gathered.files += [FileFacts(table.path, side, table.how, len(table.rows), len(table.rows)) for table in tables]
+        gathered.files += [FileFacts(table.path, side, table.how, len(table.rows)) for table in tables]
         _add(found, one, gathered, measure)
     held = f" --valid {' '.join(valid)}" if valid else ""
     return gathered.report(f"gptloom finetune BASE --task {task} --data {' '.join(paths)}{held}")

@@ -33,7 +33,8 @@ class CheckReport:
 
     stage: str
     files: list[FileFacts]
-    problems: list[Problem]
+    problems: list[Problem]  # the first of each kind, and lines that count the others
+    n_problems: int
     warnings: list[Problem]
     notes: list[str]
     lengths: dict[str, Any]
@@ -52,7 +53,8 @@ class CheckReport:
         """The last line for a person."""
         if self.is_fine:
             return f"fine for: {self.next}"
-        return f"not yet fit for {self.stage}: {counted(len(self.problems), 'problem')} above to mend"
+        repair = "; gptloom data prepare FILE leaves broken rows out" if self.stage == "sft" else ""
+        return f"not yet fit for {self.stage}: {counted(self.n_problems, 'problem')} to mend{repair}"
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -93,6 +95,7 @@ class Gathered:
             self.stage,
             self.files,
             problems,
+            self.findings.count + len(problems) - len(self.findings.problems()),
             [*warnings, *self.warnings.problems()],
             self.notes,
             self.train.lengths.as_dict(),
@@ -107,8 +110,18 @@ def _of_repeats(repeated: Repeated | None) -> list[Problem]:
     if repeated is None:
         return []
     told = (
-        (repeated.exact, "repeats an earlier one", "repeat earlier ones", "they count more; data prepare drops them"),
-        (repeated.near, "is nearly an earlier one", "are nearly earlier ones", "look at them: they count more"),
+        (
+            repeated.exact,
+            "repeats an earlier one",
+            "repeat earlier ones",
+            "delete the copies, unless they are to count more",
+        ),
+        (
+            repeated.near,
+            "is nearly an earlier one",
+            "are nearly earlier ones",
+            "look at them: what comes again counts more",
+        ),
         (
             repeated.other_answers,
             "has the prompt of an earlier one and another answer",

@@ -146,7 +146,7 @@ class Repeated:
         pairs = [(row, before) for row, before in sorted(near.items()) if row not in copied]
         return cls(
             _pairs(seen, seen, copies.tolist(), originals.tolist()),
-            _pairs(seen, seen, [row for row, _ in pairs], [before for _, before in pairs]),
+            _pairs(seen, seen, [row for row, _ in pairs], [before for _, before in pairs], "~"),
             _pairs(seen, seen, again[others].tolist(), first[others].tolist()),
         )
 
@@ -176,13 +176,13 @@ class Leaked:
         pairs = sorted(near.items())
         return cls(
             _pairs(valid, train, exact.tolist(), first[crossing].tolist()),
-            _pairs(valid, train, [row for row, _ in pairs], [before for _, before in pairs]),
+            _pairs(valid, train, [row for row, _ in pairs], [before for _, before in pairs], "~"),
         )
 
 
-def _pairs(side: Seen, other: Seen, rows: Sequence[int], first: Sequence[int]) -> Pairs:
+def _pairs(side: Seen, other: Seen, rows: Sequence[int], first: Sequence[int], sign: str = "=") -> Pairs:
     shown = sorted(zip(rows, first, strict=True))[:_SHOWN]
-    return Pairs(len(rows), [f"{side.where(row)} = {_beside(side, row, other, before)}" for row, before in shown])
+    return Pairs(len(rows), [f"{side.where(row)} {sign} {_beside(side, row, other, before)}" for row, before in shown])
 
 
 def _beside(side: Seen, row: int, other: Seen, before: int) -> str:

@@ -98,7 +98,12 @@ def find_garbled(text: str, where: str, warnings: Findings) -> None:
         if (mended := repaired(text)) != text:
             place = next(i for i, (a, b) in enumerate(zip(text, mended, strict=False)) if a != b)
             what = f"{_around(text, place)} was read in a wrong encoding once: meant was {_around(mended, place)}"
-            warnings.add("rows with garbled characters", what, where, "gptloom data prepare FILE mends it")
+            warnings.add(
+                "rows with garbled characters",
+                what,
+                where,
+                "make the file again; of prompts and answers, gptloom data prepare FILE mends it",
+            )
     if (control := _CONTROL.search(text)) is not None:
         what = f"the control character U+{ord(control[0]):04X} in {_around(text, control.start())}"
         warnings.add("rows with control characters", what, where, "delete it")
