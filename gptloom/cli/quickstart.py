@@ -62,9 +62,11 @@ def _show_next(result: Quickstart, out: Output) -> None:
         commands[f"gptloom generate {run} --prompt {prompt}"] = "let this one write"
         commands[f"gptloom report {run}"] = "its curves and samples on a page"
     for stage, made in result.stages:
-        if not stage.writes:
-            run = result.folder / made.run
+        run = result.folder / made.run
+        if stage.use == "predict":
             commands[f'gptloom predict {run} --text "{DOCSTRING}"'] = "let this one tell where a docstring is from"
+        elif stage.use == "chat":
+            commands[f"gptloom chat {run}"] = "ask this one what something does"
     width = max(map(len, commands))
     out.result("\nTry next:")
     for command, what in commands.items():

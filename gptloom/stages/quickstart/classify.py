@@ -7,6 +7,7 @@ weights, trained for as many steps. All are measured on docstrings of modules th
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from gptloom.config.finetune import FinetuneOptions
@@ -43,12 +44,8 @@ def classify_docstrings(context: Context) -> StageResult | None:
     for run, name in NAMES.items():
         say(f"{name}: {MEANINGS[run]}")
         steps = states[FULL].step if run == RANDOM else None
-        given = _options(context, run, docstrings, steps)
-        states[run] = finish_run(
-            context.out / run,
-            lambda given=given: finetune(resolve(FinetuneOptions, given, given_source="quickstart")),  # type: ignore[misc]
-            quiet=True,  # three runs would say nearly the same
-        )
+        asked = resolve(FinetuneOptions, _options(context, run, docstrings, steps), given_source="quickstart")
+        states[run] = finish_run(context.out / run, partial(finetune, asked), quiet=True)  # three would say the same
         if states[run].state != "finished":
             return None
     return _measure(context, docstrings, states)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
@@ -18,6 +19,7 @@ from gptloom.data.python_corpus import (
     build_python_corpus,
     heldout_examples,
 )
+from gptloom.data.python_corpus.instructions import Part
 from gptloom.data.shakespeare import shakespeare_corpus
 from gptloom.data.split import TRAIN, VALID
 from gptloom.observe.terminal import human_bytes
@@ -38,6 +40,17 @@ class Docstrings:
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """Questions about Python with their answers, a conversation a line: to learn from, and held out."""
+
+    names: Path
+    arithmetic: Path
+    heldout_read: Path  # names that the base has read
+    heldout_unread: Path  # names in modules that are also held out of pretraining
+    heldout_arithmetic: Path
+
+
+@dataclass(frozen=True)
 class QuickstartCorpus:
     """Training and validation text, their documents parted by ``DOCUMENT_SEPARATOR``, and what is known of them."""
 
@@ -51,6 +64,7 @@ class QuickstartCorpus:
     prompts: tuple[str, ...]  # to write from; the first is the one watched while training
     examples: tuple[HeldoutExample, ...]  # questions with one right answer; of a text of one's own none
     docstrings: Docstrings | None = None  # labelled rows; of a text of one's own none
+    instructions: Instructions | None = None  # there where docstrings are
 
     @property
     def facts(self) -> dict[str, object]:
@@ -101,15 +115,17 @@ def _of_python(corpus: PythonCorpus) -> QuickstartCorpus:
         corpus.notes,
         (SAMPLE_PROMPT, PAGE_PROMPT),
         tuple(heldout_examples(corpus.folder)),
-        _docstrings(corpus),
+        *_docstrings(corpus),
     )
 
 
-def _docstrings(corpus: PythonCorpus) -> Docstrings | None:
-    """None where this Python carries too few of them for two families."""
-    if not corpus.counts["heldout_docstrings"]:
-        return None
-    return Docstrings(corpus.train_docstrings, corpus.heldout_docstrings, frozenset(corpus.held_out))
+def _docstrings(corpus: PythonCorpus) -> tuple[Docstrings, Instructions] | tuple[None, None]:
+    """None where this Python carries too few of them for two families, or to hold names out."""
+    needed = ("heldout_docstrings", "instructions_heldout_read", "instructions_heldout_unread")
+    if not all(corpus.counts[name] for name in needed):
+        return None, None
+    labelled = Docstrings(corpus.train_docstrings, corpus.heldout_docstrings, frozenset(corpus.held_out))
+    return labelled, Instructions(**{part: corpus.instructions(part) for part in get_args(Part)})
 
 
 def _share(counts: Mapping[str, int]) -> str:

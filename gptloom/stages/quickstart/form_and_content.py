@@ -60,7 +60,9 @@ class Part:
     @property
     def gain(self) -> Floats:
         """The score above the better of the two kinds of other answers."""
-        return self.score - max(self.chance, self.swapped, key=np.mean)
+        others = self.chance if self.chance.mean() > self.swapped.mean() else self.swapped
+        gain: Floats = np.round(self.score - others, 12)  # else the rounding of a mean could pass for a gain
+        return gain
 
     @cached_property
     def interval(self) -> Interval:

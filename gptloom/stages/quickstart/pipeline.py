@@ -22,6 +22,7 @@ from gptloom.observe.terminal import human_time, say
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.classify import classify_docstrings
 from gptloom.stages.quickstart.corpus import QuickstartCorpus, check_corpus, open_corpus
+from gptloom.stages.quickstart.instruct import instruct_base
 from gptloom.stages.quickstart.pretrain import pretrain_base
 from gptloom.stages.quickstart.record import Record, open_record
 from gptloom.stages.quickstart.stage import Context, Stage, StageResult
@@ -40,7 +41,17 @@ STAGES = (
         classify_docstrings,
         after="pretrain",
         any_text=False,
-        writes=False,
+        use="predict",
+    ),
+    Stage(
+        "instruct",
+        1.0,
+        "questions and answers",
+        "tokens of the answers",
+        instruct_base,
+        after="pretrain",
+        any_text=False,
+        use="chat",
     ),
 )
 
@@ -66,7 +77,7 @@ class Quickstart:
     @property
     def writer(self) -> StageResult | None:
         """What the last stage left that makes a model that writes."""
-        return next((made for stage, made in reversed(self.stages) if stage.writes), None)
+        return next((made for stage, made in reversed(self.stages) if stage.use == "generate"), None)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that was measured, as JSON values."""

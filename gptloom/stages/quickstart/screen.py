@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from gptloom.evaluation.copying import WINDOW, Copying
@@ -11,10 +12,12 @@ from gptloom.observe.terminal import human_time, print_table, printable, say, te
 from gptloom.stages.quickstart.accuracies import Accuracy, Row
 from gptloom.stages.quickstart.corpus import QuickstartCorpus
 from gptloom.stages.quickstart.examples import SHOTS, Score
+from gptloom.stages.quickstart.form_and_content import Floats, Part
 from gptloom.stages.quickstart.samples import TEMPERATURE, TOP_P, Sample
 
 WIDTH = 80
 TEXT_WIDTH = 92  # of a sample's line; longer ones are broken
+MEANING_WIDTH = 118
 
 
 def say_heading(text: str) -> None:
@@ -131,6 +134,48 @@ def _accuracy_row(accuracy: Accuracy) -> tuple[str, ...]:
         f"{accuracy.unread:.1%}" if accuracy.unread is not None else "",
         human_time(accuracy.seconds) if accuracy.seconds is not None else "",
     )
+
+
+PARTS = {
+    "read": "names in modules that it has read",
+    "unread": "names in modules that it never read",
+    "arithmetic": "operands that it never read",
+}
+
+
+def say_instructed(samples: Sequence[Mapping[str, str]], parts: Mapping[str, Part], meaning: str) -> None:
+    """A question of each part with the answers before and after; form, then content; what that means."""
+    say_heading("before and after")
+    for sample in samples:
+        say(f"\n{sample['question']}")
+        for who, said in (("before", sample["base"]), ("after", sample["tuned"]), ("right", sample["right"])):
+            line = printable(" ".join(said.split()))
+            say(f"  {who:<8}{line[:TEXT_WIDTH]}{'…' * (len(line) > TEXT_WIDTH)}")
+    say_heading("form and content")
+    say(
+        "Nothing that is asked was answered in the tuning. In form: the answer ends by itself, and is one sentence; of a"
+    )
+    say("result, one number.")
+    of_form = ("in form", "asked", "before", "after")
+    rows = [(PARTS[name], part.asked, _share(part.base_form), _share(part.form)) for name, part in parts.items()]
+    _say_table(of_form, rows, right=of_form[1:])
+    say(
+        "\nWords in common with the docstring's sentence (F1); of results, how many are right. Beside them what another"
+    )
+    say("answer would get: one of the training (of results the commonest), or its own to another question.")
+    of_content = ("content", "before", "after", "95 %", "of the training", "to another")
+    _say_table(of_content, [_content_row(PARTS[name], part) for name, part in parts.items()], right=of_content[1:])
+    say("\n" + textwrap.fill(meaning, MEANING_WIDTH))
+
+
+def _content_row(name: str, part: Part) -> tuple[str, ...]:
+    low, high = part.interval
+    shares = (_share(figures) for figures in (part.base_score, part.score))
+    return (name, *shares, f"{low:.0%} to {high:.0%}", _share(part.chance), _share(part.swapped))
+
+
+def _share(figures: Floats) -> str:
+    return f"{figures.mean():.0%}"
 
 
 def _say_table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[str] = ()) -> None:

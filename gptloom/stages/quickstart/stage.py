@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gptloom.evaluation.yardsticks import Yardstick
 from gptloom.stages.quickstart.corpus import QuickstartCorpus
@@ -41,8 +41,8 @@ class Stage:
 
     ``minutes`` is its share of the time, and its length when nobody gives another. ``work`` goes on with a run that was
     broken off, says what it finds, and returns None when it was stopped (with a checkpoint) before it was done. It
-    begins with what the stage called ``after`` made, if any. Where not ``any_text``, it needs the labelled docstrings of
-    the text that Python carries. ``writes``: whether its model continues text.
+    begins with what the stage called ``after`` made, if any. Where not ``any_text``, it needs the docstrings of the text
+    that Python carries. ``use``: the command that its model is for.
     """
 
     name: str
@@ -52,4 +52,4 @@ class Stage:
     work: Callable[[Context], StageResult | None]
     after: str | None = None
     any_text: bool = True
-    writes: bool = True
+    use: Literal["generate", "predict", "chat"] = "generate"
