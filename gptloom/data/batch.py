@@ -24,7 +24,7 @@ class Batch:
     targets: Tensor  # int64 [B, T]: the id to be predicted at each place
     weights: Tensor  # float32 [B, T]: weight of each prediction in the loss, 0 = none
     positions: Tensor | None = None  # int64 [B, T]
-    document_ids: Tensor | None = None  # int64 [B, T]: attention stays inside equal ids
+    document_ids: Tensor | None = None  # int64 [B, T]: attention stays inside a stretch of equal ids
     segment_ids: Tensor | None = None  # int64 [B, T]: BERT's sentence A / B
     padding_mask: Tensor | None = None  # bool [B, T]: True where there is a token, False where there is padding
     # int64 [B]: whether B follows A in the text; 0 = it does, 1 = it does not, -1 = this row is no pair
@@ -49,6 +49,11 @@ class Batch:
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+
+    @property
+    def rows(self) -> int:
+        """What micro-batches are counted in."""
+        return len(self.ids)
 
     @property
     def tokens(self) -> int:

@@ -1,8 +1,4 @@
-"""Batches of labelled examples: texts of similar length together, so that little is spent on padding.
-
-Length alone must not decide: where it tells of the label (spam is long), sorted batches would hold one class each, and every
-step would unlearn the one before. So texts are sorted by their rank in length among those of their own class: the shortest
-of each meet, the middle ones, the longest, and every batch has the classes in their proportions.
+"""Batches of labelled examples, in the order of ``Buckets``: an example's kind is its class.
 
 B examples, G rows of each, N = B G rows, T tokens of the longest row.
 """
@@ -11,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gptloom.data.batch import Batch
-from gptloom.data.order import hash_words, permute, skip_excluded
+from gptloom.data.buckets import EXAMPLES, Buckets
+from gptloom.data.order import hash_words, permute
+from gptloom.data.packing import PaddedBatch
 from gptloom.data.task_inputs import IGNORED, Encoded
 
 Ints = NDArray[np.int64]
 
-POOL = 50  # batches that are sorted by length together: more waste less, but mix less
 BINS = 4  # of scores, each as a class of its own
-EXAMPLES, BATCHES = 5, 6  # what a draw decides
 
 
 @dataclass(frozen=True)
@@ -40,24 +35,10 @@ class ExamplePlace:
     index: int  # of the example
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    """The examples of one epoch in the order they are read."""
-
-    order: Ints  # [examples]
-    bounds: Ints  # [steps + 1]: where each batch begins in ``order``
-
-    def steps_of(self, places: Ints) -> Ints:
-        return np.searchsorted(self.bounds, places, side="right") - 1
-
-
 class TaskBatches:
     """The global batch of every step, as a pure function of (seed, step, excluded).
 
-    An epoch reads each example once. Its examples are shuffled and dealt into pools of 50 batches (of fewer where that
-    would be less than four pools: sorting everything would put the same texts together in every epoch), each pool is
-    sorted by length within each class and cut into batches, and all the batches are shuffled. A batch holds examples of one
-    number of rows, the longest first.
+    An epoch reads each example once. A batch holds examples of one number of rows, the longest first.
     """
 
     def __init__(
@@ -71,13 +52,17 @@ class TaskBatches:
         self.encoded, self.batch_size, self.seed, self.pad_id = list(encoded), batch_size, seed, pad_id
         self.next_word = next_word
         self._lengths = np.array([one.length for one in encoded], dtype=np.int64)
-        self._strata = _strata([one.label for one in encoded])
         self._rows = np.array([len(one.rows) for one in encoded], dtype=np.int64)
-        self._alike = [np.flatnonzero(self._rows == rows) for rows in np.unique(self._rows)]
-        self.steps_per_epoch = sum(-(-len(alike) // batch_size) for alike in self._alike)
-        self._epoch = lru_cache(maxsize=4)(self._lay_out)
+        self._alike = [np.flatnonzero(self._rows == number) for number in np.unique(self._rows)]
+        self._buckets = Buckets(self._deal, self._lengths, _kinds([one.label for one in encoded]), batch_size, seed)
+        self.steps_per_epoch = self._buckets.steps_per_epoch
         self.tokens_per_epoch = sum(len(row.ids) for one in encoded for row in one.rows)
         """Tokens in one pass over the examples, without padding."""
+
+    @property
+    def n_examples(self) -> int:
+        """Examples of one epoch."""
+        return len(self.encoded)
 
     @property
     def tokens_per_step(self) -> int:
@@ -93,54 +78,29 @@ class TaskBatches:
 
         They are missing from their batch; where nothing is left of one, the batches after it move up.
         """
-        _, _, examples = self._places(step, excluded)
+        examples = self._buckets.draw(step, excluded).examples
         return padded([self.encoded[index] for index in examples], self.pad_id, next_word=self.next_word)
 
     def describe(self, step: int, excluded: Sequence[int] = ()) -> list[ExamplePlace]:
         """Where each example of ``batch(step, excluded)`` comes from."""
-        epoch, positions, examples = self._places(step, excluded)
+        epoch, _, positions, examples = self._buckets.draw(step, excluded)
         pairs = zip(positions.tolist(), examples.tolist(), strict=True)
         return [ExamplePlace(position, epoch, index) for position, index in pairs]
 
-    def _places(self, step: int, excluded: Sequence[int]) -> tuple[int, Ints, Ints]:
-        """(epoch, position of each example of the step, its index)."""
-        left_out = np.unique(np.asarray(excluded, dtype=np.int64))
-        actual = int(skip_excluded(np.array([step], dtype=np.int64), self._emptied(left_out))[0])
-        epoch, own = divmod(actual, self.steps_per_epoch)
-        laid_out = self._epoch(epoch)
-        places = np.arange(laid_out.bounds[own], laid_out.bounds[own + 1])
-        positions = places + epoch * len(self.encoded)
-        kept = ~np.isin(positions, left_out)
-        return epoch, positions[kept], laid_out.order[places[kept]]
+    def longest(self) -> Batch:
+        """The batch of the first epoch that takes the most places, padding included."""
+        laid_out = self._buckets.epoch(0)
+        begins = laid_out.bounds[:-1]
+        rows = np.diff(laid_out.bounds) * self._rows[laid_out.order[begins]]
+        return self.batch(int(np.argmax(rows * np.maximum.reduceat(self._lengths[laid_out.order], begins))))
 
-    def _emptied(self, left_out: Ints) -> list[int]:
-        """The steps, as they are with nothing left out, of which ``left_out`` leaves nothing; sorted."""
-        emptied = []
-        epochs, places = np.divmod(left_out, len(self.encoded))
-        for epoch in np.unique(epochs).tolist():
-            laid_out = self._epoch(epoch)
-            steps, counts = np.unique(laid_out.steps_of(places[epochs == epoch]), return_counts=True)
-            empty = steps[counts == np.diff(laid_out.bounds)[steps]]
-            emptied += (empty + epoch * self.steps_per_epoch).tolist()
-        return emptied
-
-    def _lay_out(self, epoch: int) -> _Epoch:
-        batches: list[Ints] = []
-        for kind, alike in enumerate(self._alike):
-            n = len(alike)
-            shuffled = alike[permute(np.arange(n), n, hash_words(self.seed, EXAMPLES, epoch, kind))]
-            pool = self.batch_size * max(1, min(POOL, n // (4 * self.batch_size)))
-            for start in range(0, n, pool):
-                own = shuffled[start : start + pool]
-                own = own[np.argsort(_ranks(self._lengths[own], self._strata[own]), kind="stable")]
-                batches += [own[first : first + self.batch_size] for first in range(0, len(own), self.batch_size)]
-        batches = [own[np.argsort(-self._lengths[own], kind="stable")] for own in batches]
-        turns = permute(np.arange(len(batches)), len(batches), hash_words(self.seed, BATCHES, epoch))
-        batches = [batches[turn] for turn in turns]
-        return _Epoch(np.concatenate(batches), np.cumsum([0, *map(len, batches)]))
+    def _deal(self, epoch: int) -> list[Ints]:
+        keys = [hash_words(self.seed, EXAMPLES, epoch, group) for group in range(len(self._alike))]
+        pairs = zip(self._alike, keys, strict=True)
+        return [alike[permute(np.arange(len(alike)), len(alike), key)] for alike, key in pairs]
 
 
-def _strata(labels: Sequence[Any]) -> Ints:
+def _kinds(labels: Sequence[Any]) -> Ints:
     """Which class each example is of; scores in ``BINS`` of equal size; tags and spans are all of one."""
     if isinstance(labels[0], float):
         order = np.argsort(np.array(labels), kind="stable")
@@ -148,15 +108,6 @@ def _strata(labels: Sequence[Any]) -> Ints:
         bins[order] = np.arange(len(labels)) * BINS // len(labels)
         return bins
     return np.array([label if isinstance(label, int) else 0 for label in labels], dtype=np.int64)
-
-
-def _ranks(lengths: Ints, strata: Ints) -> NDArray[np.float64]:
-    """Of each example the share of its stratum that is shorter."""
-    order = np.lexsort((lengths, strata))
-    _, starts, counts = np.unique(strata[order], return_index=True, return_counts=True)
-    ranks = np.empty(len(lengths))
-    ranks[order] = (np.arange(len(lengths)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
-    return ranks
 
 
 def in_length_order(encoded: Sequence[Encoded], tokens: int) -> Iterator[tuple[list[int], list[Encoded]]]:
@@ -172,19 +123,7 @@ def in_length_order(encoded: Sequence[Encoded], tokens: int) -> Iterator[tuple[l
         start += len(indices)
 
 
-class TaskBatch(Batch):
-    """A batch of rows of different length, padded on the right; each part of it is as wide as its own longest row."""
-
-    def split(self, rows: int) -> list[Self]:
-        return [part.trimmed() for part in super().split(rows)]
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, without padding."""
-        return self.ids.numel() if self.padding_mask is None else int(self.padding_mask.sum())
-
-
-def padded(encoded: Sequence[Encoded], pad_id: int, *, next_word: bool = False) -> TaskBatch:
+def padded(encoded: Sequence[Encoded], pad_id: int, *, next_word: bool = False) -> PaddedBatch:
     """One batch of examples that have equally many rows, padded on the right to the longest row.
 
     The padding mask is left out where nothing is padded, the labels where an example has none. With ``next_word`` the
@@ -203,7 +142,7 @@ def padded(encoded: Sequence[Encoded], pad_id: int, *, next_word: bool = False) 
     if next_word:
         targets[:, :-1] = np.where(real[:, 1:], ids[:, 1:], 0)
         weights[:, :-1] = real[:, 1:] / np.maximum(lengths - 1, 1)[:, None]
-    return TaskBatch(
+    return PaddedBatch(
         torch.from_numpy(ids),
         torch.from_numpy(targets),
         torch.from_numpy(weights),

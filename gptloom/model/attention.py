@@ -5,8 +5,9 @@ Legend: B batch, T queries, S keys, D width, H heads, G key/value heads, K head 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from gptloom.config.model import ModelConfig
 from gptloom.model.cpu_attention import block_attention
+from gptloom.model.documents import Documents
 from gptloom.model.norm import make_norm
 from gptloom.model.rotary import rotate
 
@@ -25,13 +27,16 @@ class Sight:
 
     ``causal``: nobody sees what comes later. ``window``: nobody sees further back (and, if not causal, further ahead) than
     so many tokens, the own one included. ``key_valid`` [B, S] is False at padding, which is seen by nobody else.
-    ``visible`` [B, 1, T, S], True where query t may see key s, stands for all the rules at once where it is given;
-    ``tiles`` is the same for FlexAttention.
+    ``documents``: nobody sees another document; ``groups`` are the rules within each of their groups. ``visible``
+    [B, 1, T, S], True where query t may see key s, stands for all the rules at once where it is given; ``tiles`` is the
+    same for FlexAttention.
     """
 
     causal: bool = True
     window: int | None = None
     key_valid: Tensor | None = None
+    documents: Documents | None = None
+    groups: tuple[Sight, ...] = ()
     visible: Tensor | None = None
     tiles: BlockMask | None = None
 
@@ -44,6 +49,8 @@ class Sight:
         if self.key_valid is not None:
             # A padded query still sees itself, so that no row of the softmax is empty.
             seen = seen & (self.key_valid[:, None, :] | (index[None, :] == index[:, None]))
+        if self.documents is not None:
+            seen = seen & (self.documents.runs[:, :, None] == self.documents.runs[:, None, :])
         return seen[:, None]
 
 
@@ -61,19 +68,31 @@ def within(query: Tensor, key: Tensor, causal: bool, window: int | None) -> Tens
 class Mask:
     """What a batch adds to the rules of its model: only real tokens are seen, and only within the same document.
 
-    ``key_valid`` [B, S] is False at padding; ``documents`` [B, T] gives each token its document's number.
+    ``key_valid`` [B, S] is False at padding; ``documents`` [B, T] numbers each token's document, which lies in one piece.
     """
 
     key_valid: Tensor | None = None
     documents: Tensor | None = None
 
-    def sight(self, length: int, causal: bool = True, window: int | None = None) -> Sight:
+    def sight(self, causal: bool = True, window: int | None = None) -> Sight:
         """The rules of a layer and these together."""
-        sight = Sight(causal, window, self.key_valid)
-        if self.documents is None:
-            return sight
-        same = self.documents[:, :, None] == self.documents[:, None, :]
-        return Sight(causal, window, visible=sight.table(length, self.documents.device) & same[:, None])
+        if self._laid_out is None:
+            return Sight(causal, window, self.key_valid)
+        longest = [length for _, length in self._laid_out.shapes]
+        valid: Sequence[Tensor | None] = [None] * len(longest)
+        if self.key_valid is not None or not causal:  # else nobody sees what lies behind the end of a document
+            everything = torch.ones_like(self._laid_out.runs, dtype=torch.bool)
+            valid = self._laid_out.real(everything if self.key_valid is None else self.key_valid)
+        groups = tuple(
+            Sight(causal, window if window is not None and window < length else None, real)
+            for length, real in zip(longest, valid, strict=True)
+        )
+        return Sight(causal, window, self.key_valid, self._laid_out, groups)
+
+    @cached_property
+    def _laid_out(self) -> Documents | None:
+        """Once for all layers."""
+        return None if self.documents is None else Documents.of(self.documents)
 
 
 CAUSAL = Sight()
@@ -117,6 +136,8 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, sight: Sight = CAUSAL, dropout: float = 0.0, scale: float | None = None
 ) -> Tensor:
     """The fast path: as ``plain_attention``, by whichever kernel is fastest here."""
+    if sight.documents is not None:
+        return document_attention(q, k, v, sight, dropout, scale)
     if sight.visible is None and q.device.type == "cpu" and torch.is_grad_enabled():
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
@@ -137,6 +158,17 @@ def attend(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=table, dropout_p=dropout, is_causal=rules and sight.causal, scale=scale, enable_gqa=gqa
     )
+
+
+@torch.compiler.disable  # the groups differ from batch to batch, and each would be a graph of its own
+def document_attention(
+    q: Tensor, k: Tensor, v: Tensor, sight: Sight, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """``attend`` for rows of several documents: the ordinary kernels on each group of them."""
+    assert sight.documents is not None
+    qs, ks, vs = (sight.documents.spread(rows) for rows in (q, k, v))
+    groups = zip(qs, ks, vs, sight.groups, strict=True)
+    return sight.documents.collect([attend(*group, dropout, scale) for group in groups])
 
 
 @lru_cache(maxsize=16)

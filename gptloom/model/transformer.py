@@ -116,7 +116,7 @@ class Transformer(nn.Module):
             return cache.sight(positions, cache.length if reach is None else reach, window)
         length, causal = positions.shape[-1], self.config.mask == "causal"
         if mask is not None and (mask.key_valid is not None or mask.documents is not None):
-            return mask.sight(length, causal, window)
+            return mask.sight(causal, window)
         banded = window is not None and window < length
         tiles = band_tiles(length, window, positions.device) if banded and causal and positions.is_cuda else None
         return Sight(causal, window if banded else None, tiles=tiles)

@@ -102,7 +102,7 @@ def forward_backward(
     if not counts:
         raise ValueError(f"the batch of step {run.state.step} holds nothing to learn: every term counts 0 items")
     own = parallel.own_rows(batch)
-    micros = own.split(rows_of_a_pass(run) or len(own.ids))
+    micros = own.split(rows_of_a_pass(run) or own.rows)
     sums = dict.fromkeys(counts, 0.0)
     for index, micro in enumerate(micros, parallel.data_rank * len(micros)):
         torch.manual_seed(draw_seed(settings.seed, run.state.step, index))

@@ -91,7 +91,7 @@ class Parallel:
         """This process's rows of a global batch, whose number must divide (``check_rows``)."""
         if self.data_size == 1:
             return batch
-        return batch.split(len(batch.ids) // self.data_size)[self.data_rank]
+        return batch.split(batch.rows // self.data_size)[self.data_rank]
 
     def sum(self, values: list[float]) -> list[float]:
         """The sum of each value over all shares of a batch."""

@@ -113,7 +113,7 @@ def test_the_operator_keeps_the_rules_of_custom_operators() -> None:
 def test_a_document_alone_equals_the_document_packed() -> None:
     q, k, v = inputs = draw(11)
     documents = torch.tensor([[0] * 4 + [1] * 5 + [2] * 2] * 2)
-    packed = with_gradients(attend(q, k, v, Mask(documents=documents).sight(11)), inputs)
+    packed = with_gradients(attend(q, k, v, Mask(documents=documents).sight()), inputs)
     alone = []
     for start, stop in ((0, 4), (4, 9), (9, 11)):
         alone.append(attend(*(t[:, :, start:stop] for t in inputs)))
@@ -125,7 +125,7 @@ def test_padding_changes_no_real_token() -> None:
     valid = torch.ones(2, 9, dtype=torch.bool)
     valid[0, :3] = False  # padded on the left
     valid[1, 6:] = False  # padded on the right
-    sight = Mask(key_valid=valid).sight(9)
+    sight = Mask(key_valid=valid).sight()
     for kernel in (lambda *a: plain_attention(*a)[0], attend):
         out = kernel(q, k, v, sight)
         assert_close([out[:1, :, 3:]], [kernel(*(t[:1, :, 3:] for t in (q, k, v)))], 1e-12)
@@ -136,8 +136,7 @@ def test_padding_changes_no_real_token() -> None:
 def test_padding_and_documents_together_keep_both_rules() -> None:
     valid = torch.tensor([[True, True, False, True, True]])
     documents = torch.tensor([[0, 0, 0, 1, 1]])
-    visible = Mask(key_valid=valid, documents=documents).sight(5).visible
-    assert visible is not None
+    visible = Mask(key_valid=valid, documents=documents).sight().table(5, valid.device)
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
     assert visible[0, 0].int().tolist() == expected
 
