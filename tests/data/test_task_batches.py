@@ -306,3 +306,9 @@ def test_scores_and_losses_are_those_of_each_example_alone(family: str, kind: An
         assert found.shape == alone.shape and torch.allclose(found, alone, atol=1e-5, rtol=1e-5)
     alone_losses = torch.stack([losses([one]) for one in encoded]).sum(0)
     assert torch.allclose(losses(encoded), alone_losses, atol=1e-5, rtol=1e-5)
+
+
+def test_the_longest_batch_takes_the_most_places() -> None:
+    made = batches(examples(64, lambda i: 2 + i % 2))
+    places = [made.batch(step).ids.numel() for step in range(made.steps_per_epoch)]
+    assert made.longest().ids.numel() == max(places) > min(places)

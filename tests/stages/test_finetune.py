@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,10 @@ from gptloom.generation.classifier import score_batches
 from gptloom.model.store import load_model
 from gptloom.model.task_head import task_scores
 from gptloom.observe.terminal import quietly
-from gptloom.stages.finetune import evaluating
 from gptloom.stages.finetune.data import check_classes, hold_out, read_task_data
 from gptloom.stages.finetune.learning import class_weights
 from gptloom.stages.finetune.plan import TaskPlan, plan_run
+from gptloom.stages.tuning.plan import Validated
 
 Tune = Callable[..., Any]
 TABLE = Callable[..., Path]
@@ -195,12 +194,19 @@ def test_balanced_classes_count_alike(table: TABLE, bodies: dict[str, Path]) -> 
 # ---- the best step ---------------------------------------------------------------------------------------------------
 
 
+def told(figures: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes each evaluation find the next (loss, accuracy)."""
+    coming = iter(figures)
+
+    def validated(plan: TaskPlan) -> Validated:
+        loss, accuracy = next(coming)
+        return Validated(loss, {"accuracy": accuracy}, accuracy)
+
+    monkeypatch.setattr(TaskPlan, "validated", validated)
+
+
 def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-    accuracies = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9])
-    losses = iter([1.6, 1.5, 1.4, 1.7, 1.2, 1.1])
-    monkeypatch.setattr(
-        evaluating, "validated", lambda plan: (next(losses), SimpleNamespace(metrics={"accuracy": next(accuracies)}))
-    )
+    told([(1.6, 0.2), (1.5, 0.5), (1.4, 0.4), (1.7, 0.5), (1.2, 0.3), (1.1, 0.9)], monkeypatch)
     weights: dict[int, dict[str, Tensor]] = {}
 
     def note(event: dict[str, Any], run: Any) -> None:
@@ -218,13 +224,7 @@ def test_the_best_step_is_kept_not_the_last(tune: Tune, monkeypatch: pytest.Monk
 
 
 def test_of_equal_steps_the_one_of_lower_loss_is_kept(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = iter([(0.9, 0.5), (0.7, 0.5), (0.8, 0.5), (0.1, 0.4)])
-
-    def told(plan: TaskPlan) -> tuple[float, Any]:
-        loss, accuracy = next(figures)
-        return loss, SimpleNamespace(metrics={"accuracy": accuracy})
-
-    monkeypatch.setattr(evaluating, "validated", told)
+    told([(0.9, 0.5), (0.7, 0.5), (0.8, 0.5), (0.1, 0.4)], monkeypatch)
     run = tune(max_steps=4, eval_every=1)
     assert (run.state.best_step, run.state.best_value, run.state.best_loss) == (2, 0.5, 0.7)
 

@@ -12,13 +12,16 @@ import torch
 
 import gptloom
 from gptloom.config.errors import UserError
+from gptloom.config.model import ModelConfig, preset
 from gptloom.config.resolve import resolve
 from gptloom.config.sft import SftOptions
 from gptloom.data.render import Renderer
-from gptloom.model.store import load_model, read_chat, read_lineage
+from gptloom.model.store import load_model, read_chat, read_lineage, save_model
+from gptloom.model.transformer import Transformer
 from gptloom.stages.sft.data import read_sft_data
 from gptloom.stages.sft.plan import plan_run
 from gptloom.tokenizer.load import load_tokenizer
+from gptloom.tokenizer.train import train_tokenizer
 
 QUESTIONS = [f"what is {a} {b}" for a in ("king", "queen", "river", "boat") for b in ("old", "young", "green", "wood")]
 
@@ -32,15 +35,26 @@ def write(path: Path, values: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of Qwen3's layout, with room for Alpaca's words letter by letter."""
+    folder = tmp_path_factory.mktemp("bases") / "base"
+    tokenizer = train_tokenizer("bpe", ["what is the old young green king queen river boat of wood yes no. " * 9], 290)
+    shape = {"n_layer": 2, "d_model": 32, "n_head": 4, "n_kv_head": 4, "head_dim": 8, "d_ff": 48, "context": 320}
+    config = ModelConfig(**{**preset("modern-nano"), **shape, "vocab_size": tokenizer.vocab_size})
+    save_model(folder, Transformer.initialised(config, seed=1), config, tokenizer=tokenizer)
+    return folder
+
+
 @pytest.fixture
-def sft(bodies: dict[str, Path], tmp_path: Path) -> Callable[..., Any]:
+def sft(base: Path, tmp_path: Path) -> Callable[..., Any]:
     """``gptloom.sft`` of a tiny decoder, 4 steps of 4 examples into ``tmp_path/run``."""
 
     def run(**given: Any) -> Any:
         if "data" not in given:
             given["data"] = [write(tmp_path / "rows.jsonl", rows())]
         options: dict[str, Any] = {
-            "base": str(bodies["decoder"]),
+            "base": str(base),
             "out": str(tmp_path / "run"),
             "quiet": True,
             "precision": "fp32",
@@ -76,6 +90,7 @@ def test_a_base_becomes_a_model_that_answers(sft: Callable[..., Any]) -> None:
     assert answer.finish_reason in ("stop", "length")
 
 
+@pytest.mark.slow
 def test_it_learns_answers_by_heart_and_ends_them(sft: Callable[..., Any]) -> None:
     run = sft(max_steps=150, batch_size=8, lr=1e-2, valid_share=0.1)
     good = 0
@@ -142,22 +157,23 @@ def test_packed_and_padded_learn_the_same(sft: Callable[..., Any], tmp_path: Pat
 def test_going_on_is_exact(sft: Callable[..., Any], tmp_path: Path) -> None:
     whole = sft(out=str(tmp_path / "whole"), save_every=2, eval_every=2, smoke_prompts=0)
 
-    def stop(event: dict[str, Any], run: Any) -> str | None:
-        return "stop" if event["type"] == "train" and event["step"] == 2 else None
+    def stop(event: dict[str, Any], run: Any) -> None:
+        if event["type"] == "train" and event["step"] == 2:
+            (run.path / "stop").touch()
 
     broken = sft(
         out=str(tmp_path / "broken"), save_every=2, eval_every=2, log_every=1, smoke_prompts=0, callbacks=[stop]
     )
-    assert broken.state.state != "finished"
+    assert broken.state.state == "paused"
     gptloom.resume(str(broken.path), quiet=True)
     states = [load_model(path / "final")[0].state_dict() for path in (whole.path, broken.path)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert broken.figures["before"]["losses"] == whole.figures["before"]["losses"]
 
 
-def test_files_are_weighed_and_held_out_apart(bodies: dict[str, Path], tmp_path: Path) -> None:
+def test_files_are_weighed_and_held_out_apart(base: Path, tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", rows(8)), write(tmp_path / "b.jsonl", rows(4, begin=8))
-    given = {"base": str(bodies["decoder"]), "data": [f"{a}@0.5", b]}
+    given = {"base": str(base), "data": [f"{a}@0.5", b]}
     data = read_sft_data(resolve(SftOptions, given).options)
     assert [(source.name, source.weight) for source in data.sources] == [("a", 0.5), ("b", 1.0)]
     assert set(data.valid) == {"a", "b"} and [len(held) for held in data.valid.values()] == [1, 1]
@@ -181,7 +197,7 @@ def test_every_task_has_its_loss(sft: Callable[..., Any], tmp_path: Path) -> Non
 def test_pretraining_text_is_read_again_and_measured(sft: Callable[..., Any], tmp_path: Path) -> None:
     text = tmp_path / "base.txt"
     text.write_text("the old king and his young queen went down to the river. " * 60, encoding="utf-8")
-    run = sft(replay=0.3, replay_data=[str(text)])
+    run = sft(replay=0.5, replay_data=[str(text)], max_steps=20)
     assert run.figures["before"]["base_bits_per_byte"] > run.figures["after"]["base_bits_per_byte"]
     said = refusal(lambda: sft(replay=0.1, out=str(tmp_path / "none")))
     assert "not known here" in said and "--replay-data" in said
@@ -200,11 +216,11 @@ def test_nothing_to_learn_is_refused(sft: Callable[..., Any], tmp_path: Path) ->
 def test_examples_that_are_too_long_are_left_out_only_when_few_or_asked_for(
     sft: Callable[..., Any], tmp_path: Path
 ) -> None:
-    long = [{**row, "prompt": row["prompt"] + " river" * 60} if i % 2 else row for i, row in enumerate(rows())]
+    long = [{**row, "prompt": row["prompt"] + " river" * 400} if i % 2 else row for i, row in enumerate(rows())]
     data = write(tmp_path / "long.jsonl", long)
     said = refusal(lambda: sft(data=[data]))
-    assert "longer than 48 tokens" in said and "--max-length 48" in said
-    assert sft(data=[data], max_length=48).state.state == "finished"
+    assert "longer than 320 tokens" in said and "--max-length 320" in said
+    assert sft(data=[data], max_length=320, valid_share=0.4).state.state == "finished"
 
 
 def test_bases_that_cannot_answer_are_refused(sft: Callable[..., Any], bodies: dict[str, Path]) -> None:

@@ -47,10 +47,8 @@ def read_sft_data(options: SftOptions) -> SftData:
         UserError: every problem of every file at once; a held-out row that is also trained on is one.
     """
     files = expand_inputs(options.data)
-    train_paths, valid_paths = (
-        [str(file.path) for file in files],
-        [str(file.path) for file in expand_inputs(options.valid)],
-    )
+    train_paths = [str(file.path) for file in files]
+    valid_paths = [str(file.path) for file in expand_inputs(options.valid)] if options.valid else []
     by_path = _read([*train_paths, *valid_paths], options.format)
     names = _names([*train_paths, *valid_paths])
     sources = [Source(names[path], by_path[path], file.weight) for path, file in zip(train_paths, files, strict=True)]
