@@ -76,8 +76,9 @@ class TaskAnswers:
         """Everything as JSON values, with the first few answers."""
         return {
             "n": self.n,
-            "metric": self.first,
-            "metrics": self.scores.figures,
+            "metric": self.metric,
+            "first": self.first,
+            "figures": self.scores.figures,
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "baseline": self.baseline.figures,
             "baseline_answer": self.baseline.answer,

@@ -10,12 +10,19 @@ import pytest
 
 from gptloom.config.errors import UserError
 from gptloom.config.generate import SamplingOptions
+from gptloom.config.model import ModelConfig, preset
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.instruction_formats import METRICS
+from gptloom.data.render import Renderer
+from gptloom.data.templates import built_in
 from gptloom.evaluation.answer_metrics import FIGURES, FIRST, answer_figures, score_answers, usual_metric
 from gptloom.evaluation.answers import answer_all, answer_report, check_answers, task_answers
 from gptloom.evaluation.spans import normalise
+from gptloom.generation.chat import ChatModel
+from gptloom.generation.language_model import LanguageModel
+from gptloom.model.transformer import Transformer
 from gptloom.observe.glossary import metric, written
+from gptloom.tokenizer.train import train_tokenizer
 
 ANSWERS = ["Ein Hund läuft über die Wiese .", "Zwei Männer", "", "Eine Frau in Rot lacht laut.", "the cat sat"]
 RIGHT = [
@@ -142,7 +149,7 @@ def test_answers_beside_the_commonest_one() -> None:
     assert report.among == pytest.approx(19 / 21), "maybe is no answer of this task"
     assert report.stopping == 1 and set(report.intervals) == {"exact", "exact_match", "f1", "stopping", "among"}
     document = report.as_dict()
-    assert document["metrics"]["exact"] == report.scores.figures["exact"] and len(document["samples"]) == 3
+    assert document["figures"][document["first"]] == report.scores.figures["exact"] and len(document["samples"]) == 3
     assert model.options[0].temperature == 0
 
 
@@ -181,6 +188,22 @@ def test_each_task_has_its_own_report_and_length() -> None:
     assert [(name, task.metric, task.n) for name, task in report.tasks.items()] == [("t", "f1", 1), ("sum", "exact", 2)]
     assert [options.max_tokens for options in model.options] == [6 + 3 + 8, 1 + 0 + 8]
     assert set(report.as_dict()) == {"t", "sum"}
+
+
+def test_a_real_model_is_asked_what_fits_its_context() -> None:
+    words = train_tokenizer("bytes", [], None)
+    chat_format, words = built_in("gptloom", words)
+    fields = {**preset("modern-nano"), "n_layer": 1, "context": 128, "vocab_size": words.vocab_size}
+    language_model = LanguageModel(Transformer.initialised(ModelConfig(**fields), 0).eval(), words)
+    model = ChatModel(language_model, Renderer(words, chat_format))
+    rows = [asked("2 + 2 =", "4", metric="exact"), asked("w" * 200, "no"), asked("What is it?", "five")]
+    report = task_answers(model, rows)
+    assert [answer.right for answer in report.answers] == ["4", "five"] and report.too_long == 1
+    assert all(len(answer.answer.encode()) <= 4 + 2 + 8 for answer in report.answers)
+    again = model.reply(rows[0].prompt, temperature=0, max_tokens=14)
+    assert report.answers[0].answer == again.text.strip() and report.answers[0].stopped == (
+        again.finish_reason == "stop"
+    )
 
 
 def test_the_stop_text_of_a_prepared_file_is_no_part_of_the_answer() -> None:
