@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptloom.data.findings import counted, first_few
-from gptloom.data.prepare.finding import Finding, Level, Remedy
+from gptloom.data.findings import counted
+from gptloom.data.prepare.finding import Finding, Level, Remedy, places, quoted
 from gptloom.data.prepare.reader import Reader
 from gptloom.data.prepare.rows import Pairs
 from gptloom.data.separators import SEPARATORS, STOPS, common_prefix, common_suffix, separator_of, stop_of
@@ -25,7 +25,7 @@ def separator(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     text = "nothing ends every prompt, so a model cannot know where its answer is to begin"
     chance = common_suffix(rows.prompts)
     if chance:
-        text += f" (that all end in {chance!r} tells it nothing)"
+        text += f" (that all end in {quoted(chance)} tells it nothing)"
     added = _unused(SEPARATORS, rows.prompts)
     what = f"Put the separator {added!r} behind every prompt"
     return [Finding("separator", text, Remedy(what, lambda rows: rows.with_prompts(lambda text: text + added)))]
@@ -52,12 +52,12 @@ def _unused(marks: Sequence[str], texts: Sequence[str]) -> str:
 
 
 def _existing(check: str, whose: str, mark: str, texts: Sequence[str], wheres: Sequence[str]) -> Finding[Pairs]:
-    text = f"all {whose} end in {mark!r}"
+    text = f"all {whose} end in {quoted(mark)}"
     if len(mark) > LONG_SUFFIX:
         text += f", {len(mark)} characters that are read each time: a shorter {check} does as well"
     inside = [where for where, one in zip(wheres, texts, strict=True) if mark in one.removesuffix(mark)]
     if inside:
-        text += f". It also stands inside {len(inside):,} of them, where it means nothing: {first_few(inside)}"
+        text += f". It also stands inside {len(inside):,} of them, where it means nothing: {places(inside)}"
     return Finding(check, text)
 
 
@@ -66,12 +66,12 @@ def prompt_prefix(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     shared = _whole_words(common_prefix(rows.prompts))
     if not shared or shared in rows.prompts:
         return []  # what is the whole of one prompt cannot go
-    text = f"all prompts begin with {shared!r}"
+    text = f"all prompts begin with {quoted(shared)}"
     if len(shared) <= LONG_PROMPT_PREFIX:
         return [Finding("prompt prefix", text)]
     text += "; what is the same everywhere is learned, and need not be read each time"
     remedy = Remedy[Pairs](
-        f"Remove {shared!r} from every prompt",
+        f"Remove {quoted(shared)} from every prompt",
         lambda rows: _without_prompt_prefix(rows, len(shared)),
         _level(shared),
     )
@@ -85,11 +85,11 @@ def completion_prefix(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
         return []  # what is the whole of one completion cannot go
     level: Level = "possible" if rows.kind == "open-ended" else _level(shared)
     remedy = Remedy[Pairs](
-        f"Remove {shared!r} from every completion",
+        f"Remove {quoted(shared)} from every completion",
         lambda rows: _without_completion_prefix(rows, len(shared)),
         level,
     )
-    return [Finding("completion prefix", f"all completions begin with {shared!r}", remedy)]
+    return [Finding("completion prefix", f"all completions begin with {quoted(shared)}", remedy)]
 
 
 def _whole_words(prefix: str) -> str:
@@ -126,7 +126,7 @@ def leading_space(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     if not reader.joins_spaces:
         return []
     text = (
-        f"{counted(len(lacking), 'completion')} without a space in front ({first_few(lacking)}): in running text the "
+        f"{counted(len(lacking), 'completion')} without a space in front ({places(lacking)}): in running text the "
         "space before a word is part of its token"
     )
     remedy = Remedy[Pairs](

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -10,6 +10,7 @@ from gptloom.data.prepare.rows import Rows
 
 Level = Literal["necessary", "recommended", "possible"]
 RowsT = TypeVar("RowsT", bound=Rows)
+LONGEST_QUOTED = 70  # characters
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,17 @@ class Finding(Generic[RowsT]):
 def done(check: str, text: str, what: str) -> Finding[Any]:
     """What was repaired in reading."""
     return Finding(check, text, Remedy(what, lambda rows: rows, "necessary"))
+
+
+def places(wheres: Sequence[str], limit: int = 3) -> str:
+    """``kant.csv:3, 9, 12 and 4 more``: the file is named once."""
+    first, *others = wheres[:limit]
+    file = first.rstrip("0123456789")
+    rest = f" and {len(wheres) - limit:,} more" if len(wheres) > limit else ""
+    return ", ".join([first, *(place.removeprefix(file) for place in others)]) + rest
+
+
+def quoted(text: str) -> str:
+    """As Python spells it, the middle of a long one left out."""
+    spelled = repr(text)
+    return spelled if len(spelled) <= LONGEST_QUOTED else f"{spelled[:40]} … {spelled[-20:]}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from gptloom.data.check.seen import Repeated, Seen
-from gptloom.data.findings import counted, first_few
-from gptloom.data.prepare.finding import Finding, Remedy, RowsT
+from gptloom.data.findings import counted
+from gptloom.data.prepare.finding import Finding, Remedy, RowsT, places
 from gptloom.data.prepare.mojibake import LOST, repaired
 from gptloom.data.prepare.reader import Reader
 from gptloom.data.prepare.rows import KIND_NAMES, Rows
@@ -30,13 +30,13 @@ def encoding(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
     words = ((where, _garbled_word(parts)) for where, parts in zip(rows.wheres, rows.parts(), strict=True))
     garbled = [(where, word) for where, word in words if word is not None]
     if garbled:
-        word, places = garbled[0][1], first_few([where for where, _ in garbled])
-        text = f"{counted(len(garbled), 'row')} read in the wrong encoding before: {word!r} ({places})"
+        word, lines = garbled[0][1], [where for where, _ in garbled]
+        text = f"{counted(len(garbled), 'row')} read in the wrong encoding before: {word!r} ({places(lines)})"
         what = f"Put the encoding right, as {repaired(word)!r}"
         found.append(Finding("encoding", text, Remedy[RowsT](what, lambda rows: rows.rewritten(repaired))))
     lost = [where for where, text in zip(rows.wheres, rows.texts(), strict=True) if LOST in text]
     if lost:
-        text = f"{counted(len(lost), 'row')} with {LOST}, a character lost in an earlier conversion ({first_few(lost)})"
+        text = f"{counted(len(lost), 'row')} with {LOST}, a character lost in an earlier conversion ({places(lost)})"
         found.append(Finding("encoding", text))
     return found
 
@@ -52,8 +52,8 @@ def duplicates(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
     later = _later_copies(rows.keys())
     if not later:
         return []
-    places = first_few([rows.wheres[place] for place in later])
-    text = f"{counted(len(later), 'row')} word for word as an earlier one ({places})"
+    lines = [rows.wheres[place] for place in later]
+    text = f"{counted(len(later), 'row')} word for word as an earlier one ({places(lines)})"
     remedy = Remedy[RowsT](f"Remove {counted(len(later), 'duplicate row')}", _without_copies)
     return [Finding("duplicates", text, remedy)]
 
@@ -77,7 +77,7 @@ def near_duplicates(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
         found.append(Finding("near duplicates", text))
     other = repeated.other_answers
     if other.count and rows.kind != "open-ended":
-        text = f"{counted(other.count, 'row')} that answer an earlier prompt otherwise: {', '.join(other.examples)}"
+        text = f"{counted(other.count, 'row')} with another answer to an earlier prompt: {', '.join(other.examples)}"
         found.append(Finding("other answers", text))
     return found
 
@@ -96,10 +96,10 @@ def long(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
     order = sorted(range(len(rows)), key=lambda place: -counts[place])[:SHOWN_LONG]
     longest = ", ".join(f"{rows.wheres[place]} ({counts[place]:,})" for place in order)
     text = f"{sum(counts):,} tokens ({reader.basis}); the longest: {longest}"
-    too_long = _too_long(rows, reader)
+    too_long = reader.too_long(rows.texts())
     remedy = None
     if too_long:
-        text += f". {counted(len(too_long), 'row')} of more than {reader.longest:,}, {reader.limit}"
+        text += f". {counted(len(too_long), 'row')} of more than {reader.limit}"
         if rows.kind == "open-ended":
             text += "; they are cut there in training"
         else:
@@ -109,10 +109,6 @@ def long(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
     return [Finding("length", text, remedy)]
 
 
-def _too_long(rows: RowsT, reader: Reader) -> list[int]:
-    return [place for place, count in enumerate(reader.counts(rows.texts())) if count > reader.longest]
-
-
 def _without_long(rows: RowsT, reader: Reader) -> RowsT:
-    gone = set(_too_long(rows, reader))
+    gone = set(reader.too_long(rows.texts()))
     return rows.keep([place for place in range(len(rows)) if place not in gone])

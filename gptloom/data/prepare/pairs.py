@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.findings import counted, first_few
-from gptloom.data.prepare.finding import Finding, Remedy
+from gptloom.data.prepare.finding import Finding, Remedy, places
 from gptloom.data.prepare.reader import Reader
 from gptloom.data.prepare.rows import Pairs
 
@@ -19,11 +19,11 @@ RARE = 10  # examples of a class below which little is learned of it
 
 def empty(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     """Completions of nothing, or of nothing but spaces: there is nothing to learn. Empty prompts are allowed."""
-    places = [where for where, text in zip(rows.wheres, rows.completions, strict=True) if not text.strip()]
-    if not places:
+    lines = [where for where, text in zip(rows.wheres, rows.completions, strict=True) if not text.strip()]
+    if not lines:
         return []
-    text = f"{counted(len(places), 'row')} without a completion ({first_few(places)})"
-    remedy = Remedy[Pairs](f"Remove {counted(len(places), 'row')} without a completion", _filled, "necessary")
+    text = f"{counted(len(lines), 'row')} without a completion ({places(lines)})"
+    remedy = Remedy[Pairs](f"Remove {counted(len(lines), 'row')} without a completion", _filled, "necessary")
     return [Finding("empty", text, remedy)]
 
 

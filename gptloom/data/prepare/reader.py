@@ -9,8 +9,9 @@ from gptloom.tokenizer import Tokenizer
 
 BYTES_OF_A_TOKEN = 4
 """Of English text in GPT-2's vocabulary, by the rule of thumb of OpenAI's guides."""
-USUAL_CONTEXT = 2048
-"""The longest example of OpenAI's first fine-tuning service, in tokens."""
+LONGEST_TOKENS = 2048
+LONGEST_CHARACTERS = 10_000
+"""OpenAI's limit of an example in its first fine-tuning service, and what its tool takes for it."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,18 @@ class Reader:
     tokens_per_second: float | None = None  # as its own training reached on this machine, or wherever it was trained
 
     @property
-    def longest(self) -> int:
-        """How many tokens an example may have."""
-        return self.context or USUAL_CONTEXT
-
-    @property
     def limit(self) -> str:
-        """What ``longest`` is."""
-        return f"the context of {self.name}" if self.context else "OpenAI's limit (--model BASE: that of your model)"
+        """How long an example may be."""
+        if self.tokenizer is None:
+            return f"{LONGEST_CHARACTERS:,} characters, OpenAI's limit (--model BASE: the context of your model)"
+        return f"{self.context or LONGEST_TOKENS:,} tokens, {'its context' if self.context else 'the limit of OpenAI'}"
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """The places of texts beyond the limit."""
+        if self.tokenizer is None:
+            return [place for place, text in enumerate(texts) if len(text) > LONGEST_CHARACTERS]
+        longest = self.context or LONGEST_TOKENS
+        return [place for place, count in enumerate(self.counts(texts)) if count > longest]
 
     @property
     def basis(self) -> str:
