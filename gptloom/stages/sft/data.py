@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.sft import SftOptions
 from gptloom.data.conversation import Conversation
 from gptloom.data.findings import counted, first_few
-from gptloom.data.inputs import expand_inputs
+from gptloom.data.inputs import split_weight
 from gptloom.data.instruction_formats import read_conversations
 from gptloom.observe.terminal import say
 from gptloom.stages.tuning.body import files_hash
@@ -46,12 +47,12 @@ def read_sft_data(options: SftOptions) -> SftData:
     Raises:
         UserError: every problem of every file at once; a held-out row that is also trained on is one.
     """
-    files = expand_inputs(options.data)
-    train_paths = [str(file.path) for file in files]
-    valid_paths = [str(file.path) for file in expand_inputs(options.valid)] if options.valid else []
+    files = [split_weight(entry) for entry in options.data]
+    train_paths, valid_paths = [path for path, _ in files], list(options.valid)
+    _check_named_once([*train_paths, *valid_paths])
     by_path = _read([*train_paths, *valid_paths], options.format)
     names = _names([*train_paths, *valid_paths])
-    sources = [Source(names[path], by_path[path], file.weight) for path, file in zip(train_paths, files, strict=True)]
+    sources = [Source(names[path], by_path[path], weight) for path, weight in files]
     valid = {names[path]: by_path[path] for path in valid_paths}
     if valid:
         _check_apart(sources, valid)
@@ -67,6 +68,13 @@ def read_sft_data(options: SftOptions) -> SftData:
         raise UserError(Problem(what, ", ".join(train_paths), "more rows, or --valid FILE"))
     sources = _mixed([source for source in sources if source.conversations], options.mix_temperature)
     return SftData(sources, valid, files_hash([*train_paths, *valid_paths]))
+
+
+def _check_named_once(paths: Sequence[str]) -> None:
+    twice = [path for path, count in Counter(str(Path(path).resolve()) for path in paths).items() if count > 1]
+    if twice:
+        mend = "name it once; to read a file of --data twice: FILE@2"
+        raise UserError(*(Problem("given twice", path, mend) for path in twice))
 
 
 def _read(paths: Sequence[str], format: str | None) -> dict[str, list[Conversation]]:
