@@ -147,12 +147,8 @@ def test_scores_are_rounded_to_words(tmp_path: Path) -> None:
     assert all(
         "from 0 to 5" in text or "0 to 5" in text or "5 is equal" in text or "0 (not" in text for text in prompts(found)
     )
-    assert "--labels does nothing" in refused_scores(tmp_path, jsonl(*rows))
-
-
-def refused_scores(tmp_path: Path, content: str) -> str:
     (tmp_path / "set.jsonl").unlink()
-    return refused(tmp_path, content, "similar", "rows.jsonl", labels=["0=no"])[0]
+    assert "--labels does nothing" in refused(tmp_path, jsonl(*rows), "similar", "rows.jsonl", labels=["0=no"])[0]
 
 
 def test_choices_stand_in_the_question_in_any_order(tmp_path: Path) -> None:
@@ -206,6 +202,12 @@ def test_questions_with_steps(tmp_path: Path) -> None:
     assert kept.metric == "f1" and final_answer(" Paris ", False) == "Paris"
 
 
+def test_steps_that_are_not_there_are_not_kept(tmp_path: Path) -> None:
+    told = refused(tmp_path, jsonl({"question": "Who?", "answer": "Anna"}), "qa", "rows.jsonl", reasoning=True)
+    assert "--reasoning does nothing" in told[0]
+    assert "no row has both" in refused(tmp_path, jsonl({"question": "Who?", "answer": ""}), "qa", "rows.jsonl")[0]
+
+
 def test_columns_that_no_name_tells_are_asked_for(tmp_path: Path) -> None:
     told = refused(tmp_path, jsonl({"q": "Who?", "a": "Anna"}), "qa", "rows.jsonl")
     assert any("--second COLUMN" in problem for problem in told) and any(
@@ -213,6 +215,9 @@ def test_columns_that_no_name_tells_are_asked_for(tmp_path: Path) -> None:
     )
     found = made(tmp_path, jsonl({"q": "Who?", "a": "Anna"}), "qa", "rows.jsonl", second="q", label="a")
     assert found.conversations[0].answer == "Anna"
+    (tmp_path / "set.jsonl").unlink()
+    told = refused(tmp_path, jsonl({"q": "Who?", "a": "Anna"}), "qa", "rows.jsonl", second="q", label="q")
+    assert "'q' is taken for label and for something else" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def labelled_rows(options: InstructOptions) -> AskedRows:
     assert options.task in ("classify", "entail", "similar")
     tables, columns, sentences = read_tables(options)
     examples = read_examples(tables, options.task, columns, None)
-    notes = [*sentences, *examples.notes]
+    notes = [*sentences, *_kind(options, examples)]
     if not examples.labels:
         _refuse_words(options.labels)
         return AskedRows(_scored(examples), SIMILAR_SCORE, "exact", notes, examples.warnings)
@@ -86,6 +86,13 @@ def label_words(labels: Sequence[str], given: Sequence[str]) -> list[str]:
     if problems:
         raise UserError(*problems)
     return named
+
+
+def _kind(options: InstructOptions, examples: Examples) -> list[str]:
+    """How the labels of a similarity, which may be either, were understood."""
+    return (
+        [f"the labels are taken as {'classes' if examples.labels else 'scores'}"] if options.task == "similar" else []
+    )
 
 
 def _numbers(words: Sequence[str]) -> list[str]:

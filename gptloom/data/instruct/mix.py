@@ -66,6 +66,8 @@ def instruct(options: InstructOptions) -> Instructed:
     valid_out = out.with_name(f"{out.stem}_valid{out.suffix}") if options.valid_rows else None
     _check(options, [path for path in (out, valid_out) if path is not None])
     asked = READERS[options.task](options)
+    if not asked.rows:
+        raise UserError(Problem("no row has both something to ask and an answer", ", ".join(options.data)))
     if options.templates is not None and options.templates > len(asked.wordings):
         what = f"--templates {options.templates}: there are {len(asked.wordings)} wordings for --task {options.task}"
         raise UserError(Problem(what, mend=f"--templates {len(asked.wordings)}"))

@@ -22,6 +22,9 @@ def named_columns(table: Table, options: InstructOptions, **names: Sequence[str]
         taken = declared or _first_called(table, usual, taken_already=found.values())
         if declared and declared not in table.names:
             problems.append(Problem(f"no column {declared!r}; there are {', '.join(table.names)}", table.path))
+        elif declared in found.values():
+            what = f"column {declared!r} is taken for {role} and for something else at once"
+            problems.append(Problem(what, table.path, f"--{role} COLUMN; there are {', '.join(table.names)}"))
         elif taken is not None:
             found[role] = taken
         elif not (role == "text" and "second" in names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gptloom.config.data_tools import InstructOptions
@@ -36,12 +37,16 @@ def question_rows(options: InstructOptions) -> AskedRows:
             columns = named_columns(
                 table, options, text=TEXT_NAMES["span"], second=SECOND_NAMES, label=LABEL_NAMES["span"]
             )
-            rows += _from_table(table, columns, options.reasoning, findings)
+            rows += _from_table(table, columns, findings)
             sentences.append(f"{path} ({table.how}): {spelled_columns(columns)}")
         else:
             rows += squad
             sentences.append(f"{path}: passages with questions (SQuAD)")
     findings.check()
+    if options.reasoning and not any(FINAL in row.answer for row in rows):
+        what = f"--reasoning does nothing: no answer has steps and {FINAL} before its result"
+        raise UserError(Problem(what, ", ".join(options.data), "leave it out"))
+    rows = [replace(row, answer=final_answer(row.answer, options.reasoning)) for row in rows]
     left = [row for row in rows if not row.answer]
     warnings = [f"{counted(len(left), 'question has', 'questions have')} no answer and is left out"] if left else []
     kept = [row for row in rows if row.answer]
@@ -54,14 +59,14 @@ def question_rows(options: InstructOptions) -> AskedRows:
     return AskedRows(kept, QUESTION_ON_TEXT if True in on_text else QUESTION, metric, sentences, warnings)
 
 
-def _from_table(table: Table, columns: dict[str, str], reasoning: bool, findings: Findings) -> Iterator[Asked]:
+def _from_table(table: Table, columns: dict[str, str], findings: Findings) -> Iterator[Asked]:
     for i, row in enumerate(table.rows):
         where = table.where(i)
         parts = {"question": text_cell(row[columns["second"]], columns["second"], where, findings)}
         if "text" in columns:
             parts["text"] = text_cell(row[columns["text"]], columns["text"], where, findings)
         answer, _ = answer_and_start(row[columns["label"]], None)
-        yield Asked(where, parts, final_answer(answer or "", reasoning))
+        yield Asked(where, parts, answer or "")
 
 
 def final_answer(answer: str, reasoning: bool) -> str:
@@ -88,7 +93,7 @@ def _squad(path: str) -> list[Asked] | None:
             Asked(
                 f"{path} question {asked.get('id', place)}",
                 {"text": paragraph["context"].strip(), "question": asked["question"].strip()},
-                asked["answers"][0]["text"].strip() if asked["answers"] else "",
+                asked["answers"][0]["text"] if asked["answers"] else "",
             )
             for article in found["data"]
             for paragraph in article["paragraphs"]
