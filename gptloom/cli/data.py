@@ -21,7 +21,7 @@ from gptloom.observe.terminal import Terminal, human_bytes, human_count, termina
 
 if TYPE_CHECKING:
     from gptloom.data.built import Built
-    from gptloom.stages.show_examples import ShownExample
+    from gptloom.stages.shown_tokens import ShownExample
 
 
 class BuildOptions(DataOptions, OverwriteOption, JsonOption, QuietOption):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gptloom.observe.terminal import printable
 
 if TYPE_CHECKING:
-    from gptloom.stages.show_examples import ShownExample, ShownToken
+    from gptloom.stages.shown_tokens import ShownExample, ShownToken
 
 COLOURS = {  # ANSI's, for light and dark grounds
     "start": "34",
@@ -19,7 +19,10 @@ COLOURS = {  # ANSI's, for light and dark grounds
     "extract": "31",
     "answer": "1;33",
     "O": "2",
+    "prompt": "2",
+    "end": "1;31",
 }
+LEARNED = ("answer", "end")  # of a conversation
 OF_TAGS = ("1;33", "1;32", "1;35", "1;36", "1;31", "1;34")
 
 
@@ -45,11 +48,14 @@ class Painter:
         return " ".join(self._painted(part, text) if self.colours else f"{part}[{text}]" for part, text in runs)
 
     def lines(self, example: ShownExample) -> list[str]:
-        """The place and label of an example, then its rows."""
+        """The place and label of an example, or how much of it is learned, then its rows."""
         lengths = [len(row) for row in example.rows]
         about = f"{sum(lengths)} tokens" + (f" in {len(lengths)} rows" if len(lengths) > 1 else "")
         about += f", {example.cut} more cut" if example.cut else ""
-        first = f"--- {example.where}: label {example.label} ({about})"
+        if example.label is None:
+            about += f", {sum(token.role in LEARNED for token in example.rows[0])} of them learned"
+        label = "" if example.label is None else f": label {example.label}"
+        first = f"--- {example.where}{label} ({about})"
         return [printable(first.replace("\n", " ")), *(self.row(row) for row in example.rows)]
 
     def _painted(self, part: str, text: str) -> str:

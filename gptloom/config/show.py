@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gptloom.config.finetune import ColumnOptions, TaskInputOptions
 from gptloom.config.options import POSITIONAL, JsonOption, Metavar, Options, QuietOption
+from gptloom.config.sft import ConversationOptions
 from gptloom.config.task import Task
 
 Stage = Literal["finetune", "sft"]
@@ -20,8 +21,8 @@ class RunStepOptions(Options):
     rows: int = Field(4, ge=1, description="of a run: windows shown of the batch")
 
 
-class StageOptions(ColumnOptions, TaskInputOptions):
-    """How a stage reads a file."""
+class StageOptions(ColumnOptions, TaskInputOptions, ConversationOptions):
+    """How a stage reads a file: columns and task for ``finetune``, format and template for ``sft``."""
 
     task: Task | None = Field(
         None, description="what is asked of a model (default: what MODEL was fine-tuned for, else classify)"

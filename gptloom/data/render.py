@@ -6,7 +6,7 @@ where ``prompt`` of the messages before it ends, and ends with the template's en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -157,14 +157,14 @@ class Renderer:
             Unrenderable: it cannot be; one is that an answer stands there otherwise than it does as the last message.
         """
         messages, tools = conversation.messages[: learned[-1] + 1], conversation.tools
-        written = self._writer.write(messages, tools, answer=False, now=now, whole=learned)
+        written = self._writer.write(messages, tools, answer=False, now=now)
         prompts = self._prompts(messages, tools, now)
         answers = [self._answer(messages, tools, number, written, prompts, now) for number in learned]
         begins = _begins(written.text, prompts)
         others = [
             self._said(number, written, begins)
             for number, message in enumerate(messages)
-            if message.role == "assistant" and number not in learned
+            if message.role == "assistant" and number not in learned and (number in begins or written.ends.get(number))
         ]
         return _Example(written, list(begins.values()), answers, others, conversation.where)
 
@@ -184,14 +184,19 @@ class Renderer:
             prompt = self._writer.text(messages[:number], tools, answer=True, now=now)
         if not written.text.startswith(prompt):
             raise self._begins_otherwise(written.text, prompt, number)
-        begin = len(prompt)
-        content = self._content(messages[number], number, written, begin)
-        end = self._end(written, content)
+        begin, name = len(prompt), f"message {number + 1}"
+        end = self._end(written, max([begin, *written.ends.get(number, ())]))
         if end is None:
-            what = f"template {self.format.template} puts no {self.format.end} behind message {number + 1}"
-            raise Unrenderable("answers without an end", f"{what}: the model would never stop", "another --template")
-        if any(begin <= first < end for n, spans in written.contents.items() if n != number for first, _ in spans):
-            what = f"template {self.format.template} puts other messages between message {number + 1} and its end"
+            what = (
+                f"template {self.format.template} puts no {self.format.end} behind {name}: the model would never stop"
+            )
+            raise Unrenderable("answers without an end", what, "another --template")
+        said = "".join(messages[number].content.split())
+        if said not in "".join(written.text[begin:end].split()):  # templates may trim it, or set its parts apart
+            what = f"template {self.format.template} rewrites {name}, which is to be learned"
+            raise Unrenderable("rewritten by the template", what, "another --template")
+        if any(begin <= start < end for other, starts in written.starts.items() if other != number for start in starts):
+            what = f"template {self.format.template} puts other messages between {name} and its end"
             raise Unrenderable("answers without an end of their own", what, "another --template")
         if number < len(messages) - 1:
             alone = self._writer.text(messages[: number + 1], tools, answer=False, now=now)
@@ -207,23 +212,10 @@ class Renderer:
 
     def _said(self, number: int, written: Written, begins: Mapping[int, int]) -> Span:
         """What an answer that is not learned takes up."""
-        spans = written.contents.get(number) or [(begins.get(number, 0),) * 2]
-        (first, _), (_, last) = spans[0], spans[-1]
-        return begins.get(number, first), self._end(written, last) or last
-
-    def _content(self, message: Message, number: int, written: Written, begin: int) -> int:
-        """Where the text of an answer that begins at ``begin`` is over; calls of tools may follow."""
-        said = message.content.strip()
-        if not said:
-            return begin
-        spans = written.contents[number]
-        if len(spans) != 1 or written.text[slice(*spans[0])] != said:
-            what = f"template {self.format.template} rewrites message {number + 1}, which is to be learned"
-            raise Unrenderable("rewritten by the template", what, "another --template")
-        first, end = spans[0]
-        if first < begin:
-            raise self._begins_otherwise(written.text, written.text[:begin], number)
-        return end
+        places = [*written.starts.get(number, ()), *written.ends.get(number, ())]
+        first = begins.get(number, min(places, default=0))
+        last = max([first, *places])
+        return first, self._end(written, last) or last
 
     def _begins_otherwise(self, text: str, prompt: str, number: int) -> Unrenderable:
         kind = "whose answer begins otherwise in service"
@@ -300,12 +292,3 @@ def shortened(rendered: Rendered, max_length: int) -> Rendered | None:
         return None
     end = fitting[-1][1]
     return Rendered(rendered.ids[:end], rendered.weights[:end], fitting, rendered.where)
-
-
-def supervised(examples: Iterable[Rendered]) -> tuple[int, int]:
-    """How many tokens of answers are learned, and how many tokens there are in all."""
-    learned = tokens = 0
-    for example in examples:
-        learned += sum(end - max(begin, 1) for begin, end in example.turns)
-        tokens += len(example.ids)
-    return learned, tokens

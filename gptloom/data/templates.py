@@ -190,8 +190,8 @@ def _end_of(writer: Writer, where: str) -> str | None:
     """The special token with which ``writer`` ends an answer; None where it writes none behind it."""
     probe = [Message("user", _QUESTION), Message("assistant", _ANSWER)]
     try:
-        written = writer.write(probe, (), answer=False, now=datetime.now(), whole={1})
+        written = writer.write(probe, (), answer=False, now=datetime.now())
     except Unrenderable as error:
         raise UserError(Problem(f"cannot write a question and its answer: {error.what}", where, error.mend)) from error
-    behind = max(end for _, end in written.contents[1])
+    behind = max([*written.ends[1], *written.starts[1]])
     return next((token for (first, _), token in written.specials if first >= behind), None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,7 +43,8 @@ class Written:
 
     text: str
     specials: list[tuple[Span, str]]  # special tokens that the template wrote, in order, with their spelling
-    contents: Mapping[int, list[Span]]  # message number: where its content stands, without white space around it
+    starts: Mapping[int, Sequence[int]]  # message number: the characters at which its content begins, white space apart
+    ends: Mapping[int, Sequence[int]]  # and one past its last ones
     quoted: bool  # whether a special token is spelled in what messages or tools say
 
 
@@ -67,23 +68,12 @@ class Writer:
         """
         return self._run([_values(message) for message in messages], list(tools), answer, now)
 
-    def write(
-        self,
-        messages: Sequence[Message],
-        tools: Tools,
-        *,
-        answer: bool,
-        now: datetime,
-        whole: Collection[int] | None = None,
-    ) -> Written:
+    def write(self, messages: Sequence[Message], tools: Tools, *, answer: bool, now: datetime) -> Written:
         """`text`, and what stands where.
 
-        Args:
-            whole: numbers of the assistant's messages that must be there to the last letter; of its others a template
-                may leave out a part, as those do that forget earlier thinking.
-
         Raises:
-            Unrenderable: the template refuses, leaves something out, or looks at texts so that they cannot be found again.
+            Unrenderable: the template refuses, leaves something out (of what an assistant says it may leave out a part, as
+                templates do that forget earlier thinking), or looks at texts so that they cannot be found again.
         """
         plain = self.text(messages, tools, answer=answer, now=now)
         tags = _Tags(plain, self._special)
@@ -93,11 +83,17 @@ class Writer:
         if text != plain:
             what = f"template {self.name} makes of a text what depends on how the text begins, ends or is spelled"
             raise Unrenderable("templates that change texts", f"{what}: where it stands cannot be told")
-        self._check(messages, tags, found, whole or ())
-        contents = {tag.owner: found[tag] for tag in tags.all if tag.key == "content"}
-        taken = [span for spans in found.values() for span in spans] + found.quoted
-        specials = self._specials(plain, taken)
-        return Written(plain, specials, contents, len(self._special.findall(plain)) != len(specials))
+        self._check(messages, tags, found)
+        own = [span for tag, spans in found.items() for span in spans if text[slice(*span)] == tag.text]
+        specials = self._specials(plain, own + found.quoted)
+        contents = [tag for tag in tags.all if tag.key == "content"]
+        return Written(
+            plain,
+            specials,
+            {tag.owner: found.places[tag.before] for tag in contents},
+            {tag.owner: found.places[tag.behind] for tag in contents},
+            quoted=len(self._special.findall(plain)) != len(specials),
+        )
 
     def _run(self, messages: list[dict[str, Any]], tools: Tools, answer: bool, now: datetime) -> str:
         try:
@@ -113,7 +109,7 @@ class Writer:
             masked = f"{masked[:first]}{chr(0) * (end - first)}{masked[end:]}"
         return [(match.span(), match.group()) for match in self._special.finditer(masked)]
 
-    def _check(self, messages: Sequence[Message], tags: _Tags, found: _Found, whole: Collection[int]) -> None:
+    def _check(self, messages: Sequence[Message], tags: _Tags, found: _Found) -> None:
         """Everything that was tagged has come out again."""
         for owner in sorted({tag.owner for tag in tags.all}):
             keys = {tag.key: found.state(tag) for tag in tags.all if tag.owner == owner}
@@ -122,8 +118,7 @@ class Writer:
             if "instruction" in keys and min(apart) == ALL:  # together they are the content
                 said = apart
             calls = [state for key, state in keys.items() if key not in _TEXTS]
-            partly = owner != _OVERALL and messages[owner].role == "assistant" and owner not in whole
-            needed = PART if partly else ALL
+            needed = PART if owner != _OVERALL and messages[owner].role == "assistant" else ALL
             if min([*said, *calls], default=ALL) >= needed:
                 continue
             if owner == _OVERALL:
@@ -146,6 +141,7 @@ class _Tag:
 
     owner: int  # number of the message
     key: str
+    text: str  # between the two
     before: str
     behind: str
 
@@ -155,12 +151,12 @@ class _Found(dict[_Tag, list[Span]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: Counter[str] = Counter()  # how often each character came out
+        self.places: defaultdict[str, list[int]] = defaultdict(list)  # where each character came out
         self.quoted: list[Span] = []  # special tokens spelled in messages or tools
 
     def state(self, tag: _Tag) -> int:
-        """How much of a text was written, where it was written as often in the front as in the back."""
-        before, behind = self.seen[tag.before], self.seen[tag.behind]
+        """How much of a text was written: whole where its begin came out as often as its end."""
+        before, behind = len(self.places[tag.before]), len(self.places[tag.behind])
         return ALL if before and before == behind else PART if before or behind else NONE
 
 
@@ -179,7 +175,7 @@ class _Tags:
         said = text.strip()
         if not said:
             return text
-        tag = _Tag(owner, key, next(self._free), next(self._free))
+        tag = _Tag(owner, key, said, next(self._free), next(self._free))
         self.all.append(tag)
         first = text.index(said)
         inside = f"{tag.before}{self.quoted(said)}{tag.behind}"
@@ -200,7 +196,7 @@ class _Tags:
             length += len(parts[-1])
             last = match.end()
             character = match.group()
-            found.seen[character] += 1
+            found.places[character].append(length)
             tag = owners.get(character)
             begins = character in (self._quote, tag.before if tag else None)
             if begins:
@@ -208,8 +204,6 @@ class _Tags:
             elif character in opened:
                 spans = found.setdefault(tag, []) if tag else found.quoted
                 spans.append((opened.pop(character), length))
-        for tag in self.all:
-            found.setdefault(tag, [])
         return "".join([*parts, raw[last:]]), found
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.finetune import TaskInputOptions
+from gptloom.config.finetune import ColumnOptions, TaskInputOptions
 from gptloom.config.options import option_fields
 from gptloom.config.resolve import Resolved
-from gptloom.config.show import RunStepOptions, ShowOptions, StageOptions
+from gptloom.config.sft import ConversationOptions
+from gptloom.config.show import RunStepOptions, ShowOptions, Stage, StageOptions
 from gptloom.config.task import Columns, HeadConfig, Inputs, Task, TaskConfig
 from gptloom.data.columns import declared_names, guess_columns
 from gptloom.data.tables import read_table
@@ -22,36 +23,14 @@ from gptloom.interop.hub import resolve_model
 from gptloom.model.store import own_task, read_config, read_task
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
+from gptloom.stages.show_conversations import conversation_examples
+from gptloom.stages.shown_tokens import ShownExample, ShownToken
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gptloom.tokenizer.roles import framing
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
 NO_LIMIT = 2**31  # of a row, where no model says how much it can read
 ANSWER = "answer"
-
-
-@dataclass(frozen=True)
-class ShownToken:
-    """A token, and why it is there."""
-
-    id: int
-    text: str
-    role: str  # one of ROLES
-    mark: str | None = None  # the tag of its word, or "answer" inside the answer of a span
-
-    @property
-    def part(self) -> str:
-        return self.role if self.mark is None else self.mark
-
-
-@dataclass(frozen=True)
-class ShownExample:
-    """An example as a model reads it; several rows where it reads a pair in both orders, or each choice."""
-
-    where: str
-    label: str
-    rows: list[list[ShownToken]]
-    cut: int  # tokens left out
 
 
 def show_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
@@ -63,14 +42,26 @@ def show_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
 def check_mode(asked: Resolved[ShowOptions]) -> None:
     """UserError for every option that does nothing for a run, or nothing for a file of a stage."""
     stage = asked.options.stage
-    idle = option_fields(StageOptions if stage is None else RunStepOptions)
-    why = "is for a file and its --stage" if stage is None else "is for a run"
-    problems = [Problem(f"--{name.replace('_', '-')} {why}", mend="leave it out") for name in idle if asked.given(name)]
+    idle = dict.fromkeys(option_fields(StageOptions), "is for a file and its --stage")
+    if stage is not None:
+        idle = dict.fromkeys(option_fields(RunStepOptions), "is for a run") | _of_others(stage)
+    given = [(name, why) for name, why in idle.items() if asked.given(name)]
+    problems = [Problem(f"--{name.replace('_', '-')} {why}", mend="leave it out") for name, why in given]
     if stage is None and asked.options.step is None:
         mend = "--step 1 of a run; for a file of examples --stage finetune"
         problems.insert(0, Problem("--step is missing", where=asked.options.run, mend=mend))
     if problems:
         raise UserError(*problems)
+
+
+def _of_others(stage: Stage) -> dict[str, str]:
+    """Options that another stage knows, with the reason why ``stage`` does not."""
+    by_stage: dict[Stage, set[str]] = {
+        "finetune": {"task", *option_fields(ColumnOptions), *option_fields(TaskInputOptions)},
+        "sft": set(option_fields(ConversationOptions)),
+    }
+    idle = {name: other for other, names in by_stage.items() for name in names - by_stage[stage]}
+    return {name: f"is for --stage {other}" for name, other in sorted(idle.items())}
 
 
 # ---- finetune --------------------------------------------------------------------------------------------------------
@@ -232,4 +223,7 @@ def _label(example: Example, encoded: Encoded, labels: tuple[str, ...]) -> str:
     return labels[label] if labels else f"choice {label + 1} of {len(encoded.rows)}"
 
 
-STAGES: dict[str, Callable[[Resolved[ShowOptions]], list[ShownExample]]] = {"finetune": finetune_examples}
+STAGES: dict[Stage, Callable[[Resolved[ShowOptions]], list[ShownExample]]] = {
+    "finetune": finetune_examples,
+    "sft": conversation_examples,
+}

@@ -12,7 +12,8 @@ from gptloom.stages.finetune.data import read_task_data
 from gptloom.stages.finetune.features import uses_features
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.on_disk import CONFIG
-from gptloom.stages.show_examples import ShownExample, shown_example
+from gptloom.stages.show_examples import shown_example
+from gptloom.stages.shown_tokens import ShownExample
 from gptloom.train.rollback import excluded_windows
 from gptloom.train.run import EVENTS
 
