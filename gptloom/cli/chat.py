@@ -24,9 +24,9 @@ STDIN = "-"
 DRAWN_BY = ("max_tokens", "temperature", "top_p", "repetition_penalty")
 
 
-def open_session(options: ChatOptions) -> Session:
+def open_session(options: ChatOptions, at_terminal: bool = False) -> Session:
     """A conversation with the model that has just begun. ``UserError`` when it cannot be opened, or takes no system
-    message."""
+    message. ``at_terminal``: nothing is compiled unasked, for which a person would have to wait in the middle of it."""
     import torch
 
     from gptloom.cli.chat_session import Session
@@ -34,7 +34,8 @@ def open_session(options: ChatOptions) -> Session:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = load(options.model, device=options.device, precision=options.precision, compile=options.compile, slots=1)
+    compile = False if at_terminal and options.compile is None else options.compile
+    model = load(options.model, device=options.device, precision=options.precision, compile=compile, slots=1)
     seed = secrets.randbits(31) if options.seed is None else options.seed
     sampling = SamplingOptions(seed=seed, **{name: getattr(options, name) for name in DRAWN_BY})
     session = Session(model, sampling)
@@ -87,13 +88,13 @@ def run_chat(resolved: Resolved[ChatOptions], out: Output) -> None:
     options = resolved.options
     at_terminal = not options.message and sys.stdin.isatty() and out.stdout.isatty()
     with warnings_said(out):
-        session = open_session(options)
+        session = open_session(options, at_terminal)
         if at_terminal:
             from gptloom.cli.chat_terminal import ChatTerminal
 
             ChatTerminal(session, out, colours=Terminal(out.stdout).moves).talk()
             return
-        if session.alone and session.chat is None:
+        if session.chat is None:
             out.say(session.nature)
         for message, answer in answers(session, messages_given(options.message or [STDIN])):
             out.result(answer if session.chat is not None else message + gap(message, session.model) + answer)

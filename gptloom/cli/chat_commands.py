@@ -12,7 +12,7 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.data.findings import counted
 from gptloom.observe.terminal import printable
 
-Outcome = str | Answer
+Outcome = str | Answer | None
 
 
 class ChatCommand(NamedTuple):
@@ -24,11 +24,10 @@ class ChatCommand(NamedTuple):
 
 
 def run_command(session: Session, line: str) -> Outcome:
-    """Does what ``/name argument`` asks for; the text to show, or a new answer.
+    """Does what ``/name argument`` asks for; the text to show, a new answer, or None when the chat is to end.
 
     Raises:
         UserError: no such command, or something is wrong with what it was given.
-        EOFError: the chat is to end.
     """
     name, _, argument = line.removeprefix("/").partition(" ")
     command = COMMANDS.get(name.lower())
@@ -110,8 +109,8 @@ def _reset(session: Session, argument: str) -> str:
     return "a new conversation"
 
 
-def _exit(session: Session, argument: str) -> str:
-    raise EOFError
+def _exit(session: Session, argument: str) -> None:
+    return None
 
 
 _LEAVE = ChatCommand("/exit", "leave", _exit)

@@ -13,7 +13,6 @@ from gptloom.config.generate import SamplingOptions
 from gptloom.data.conversation import Message
 from gptloom.data.instruction_formats import read_conversations
 from gptloom.generation.chat import turns_of
-from gptloom.generation.prompts import check_answers_file
 from gptloom.generation.requests import Event
 from gptloom.interop.open import OpenedModel
 from gptloom.model.counting import count_parameters
@@ -137,7 +136,8 @@ class Session:
                 else "nothing was said yet"
             )
             raise UserError(Problem(what, mend="/max_tokens N, then /retry" if turns else None))
-        check_answers_file(path, overwrite=False)
+        if path.exists():
+            raise UserError(Problem("it exists already", str(path), "another name"))
         system = [] if self.system is None else [Message("system", self.system)]
         rows = learned if self.alone else [[*system, *(message for turn in turns for message in turn)]]
         tools = {"tools": list(self._tools)} if self._tools else {}

@@ -33,21 +33,20 @@ class ChatTerminal:
         """Until Ctrl-D, /exit, or a second Ctrl-C. One Ctrl-C stops an answer, and gives up a line that was begun."""
         self.out.say(self.session.nature)
         self.out.say(self._dim("/help lists the commands, Ctrl-D leaves"))
-        about_to_leave = False
-        while True:
+        going, about_to_leave = True, False
+        while going:
             try:
                 text = self._read_message()
                 about_to_leave = False
-                self._act(text)
+                going = self._act(text)
             except EOFError:
                 self.out.result()
                 return
             except KeyboardInterrupt:
                 self.out.result()
-                if about_to_leave:
-                    return
-                about_to_leave = True
-                self.out.say(self._dim("Ctrl-C once more leaves"))
+                going, about_to_leave = not about_to_leave, True
+                if going:
+                    self.out.say(self._dim("Ctrl-C once more leaves"))
             except UserError as error:
                 self.out.result("\n".join(map(str, error.problems)))
 
@@ -70,19 +69,20 @@ class ChatTerminal:
         lines.append(line.partition(QUOTES)[0])
         return "\n".join(lines).strip("\n")
 
-    def _act(self, text: str) -> None:
+    def _act(self, text: str) -> bool:
+        """Answers a message, or does what a command says; False when that is to leave."""
         text = text if self.session.chat is None else text.strip()  # a base model goes on from exactly what it is given
-        if not text.strip():
-            return
-        if not text.startswith("/") or text.startswith("//"):
-            text = text.removeprefix("/") if text.startswith("//") else text
+        if text.startswith("/") and not text.startswith("//"):
+            outcome = run_command(self.session, text.strip())
+            if isinstance(outcome, str):
+                self.out.result(_shown(outcome))
+            elif outcome is not None:
+                self._show(outcome, self.session.messages[-1].content)
+            return outcome is not None
+        if text.strip():
+            text = text.removeprefix("/")
             self._show(self.session.ask(text), text)
-            return
-        outcome = run_command(self.session, text.strip())
-        if isinstance(outcome, str):
-            self.out.result(_shown(outcome))
-        else:
-            self._show(outcome, self.session.messages[-1].content)
+        return True
 
     def _show(self, events: Answer, question: str) -> None:
         """Prints an answer while it is written; a base model's goes on right behind what was typed."""
