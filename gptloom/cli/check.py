@@ -30,20 +30,22 @@ def check(resolved: Resolved[CheckOptions]) -> CheckReport:
     options = resolved.options
     _refuse_idle(resolved)
     measure = _measure(options)
+    files = (options.data, options.valid, measure)
+    base = options.model or "BASE"
     try:
         if options.stage == "finetune":
             from gptloom.data.check.labelled import check_labelled
 
-            return check_labelled(options.data, options.valid, options.task, measure)
+            return check_labelled(*files, options.task, base)
         if options.stage == "pretrain":
             from gptloom.data.check.documents import check_documents
 
-            return check_documents(options.data, options.valid, measure)
+            return check_documents(*files)
         from gptloom.data.check.conversations import check_conversations, check_preferences
 
         if options.stage == "sft":
-            return check_conversations(options.data, options.valid, options.format, measure, _show_progress)
-        return check_preferences(options.data, options.valid, options.stage, measure, _show_progress)
+            return check_conversations(*files, _show_progress, options.format, base)
+        return check_preferences(*files, _show_progress, options.stage)
     finally:
         terminal.end_live()
 

@@ -28,16 +28,22 @@ Item = TypeVar("Item")
 
 
 def check_conversations(
-    paths: Sequence[str], valid: Sequence[str], format: str | None, measure: Measure, progress: Progress
+    paths: Sequence[str],
+    valid: Sequence[str],
+    measure: Measure,
+    progress: Progress,
+    format: str | None = None,
+    base: str = "BASE",
 ) -> CheckReport:
     """Rows as ``gptloom sft`` reads them; a held-out prompt that is also trained on is a problem, as it is there."""
     check = _Check("sft", measure, progress, _conversations)
     check.read(paths, valid, format)
-    return check.gathered.report(_command("sft", paths, valid), leaks_are_fatal=True)
+    held_out = f" --valid {' '.join(valid)}" if valid else ""
+    return check.gathered.report(f"gptloom sft {base} --data {' '.join(paths)}{held_out}", leaks_are_fatal=True)
 
 
 def check_preferences(
-    paths: Sequence[str], valid: Sequence[str], stage: str, measure: Measure, progress: Progress
+    paths: Sequence[str], valid: Sequence[str], measure: Measure, progress: Progress, stage: str
 ) -> CheckReport:
     """Rows as pairs: the same prompt with a chosen and a rejected answer."""
     check = _Check(stage, measure, progress, _pair)
@@ -102,6 +108,9 @@ class _Check:
         if not gathered.train.rows and not gathered.findings and not gathered.problems:
             what = "no message of the assistant is learned: all have weight 0"
             gathered.problems.append(Problem(what, ", ".join(paths), '"weight": 1 for what is to be learned'))
+        elif gathered.train.rows and not self._measure.usable:
+            what = f"not one answer ends within the {self._measure.limit:,} tokens that are read: nothing is learned"
+            gathered.problems.append(Problem(what, ", ".join(paths), "a model with a longer context"))
 
     def _file(self, path: str, side: str, survey: Survey, format: str | None) -> None:
         gathered = self.gathered
@@ -140,11 +149,6 @@ class _Check:
             find_garbled(f"{prompt}\n{answer}", first.where, gathered.warnings)
             facts.turns += sum(message.role == "assistant" for message in first.messages)
             facts.size += length
-
-
-def _command(stage: str, paths: Sequence[str], valid: Sequence[str]) -> str:
-    held_out = f" --valid {' '.join(valid)}" if valid else ""
-    return f"gptloom {stage} BASE --data {' '.join(paths)}{held_out}"
 
 
 def first_conversations(paths: Sequence[str], format: str | None, limit: int = 1000) -> list[Conversation]:

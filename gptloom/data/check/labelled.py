@@ -15,7 +15,7 @@ from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Examples, read_examples
 
 
-def check_labelled(paths: Sequence[str], valid: Sequence[str], task: Task, measure: Measure) -> CheckReport:
+def check_labelled(paths: Sequence[str], valid: Sequence[str], measure: Measure, task: Task, base: str) -> CheckReport:
     """Tables as ``gptloom finetune --task`` reads them, their columns guessed. The rows are held in memory, as there."""
     survey, held_out = Survey(measure.unit, measure.limit), Survey(measure.unit, measure.limit)
     gathered = Gathered("finetune", survey, held_out)
@@ -39,7 +39,7 @@ def check_labelled(paths: Sequence[str], valid: Sequence[str], task: Task, measu
         gathered.files += [FileFacts(table.path, side, table.how, len(table.rows)) for table in tables]
         _add(found, one, gathered, measure)
     held = f" --valid {' '.join(valid)}" if valid else ""
-    return gathered.report(f"gptloom finetune BASE --task {task} --data {' '.join(paths)}{held}")
+    return gathered.report(f"gptloom finetune {base} --task {task} --data {' '.join(paths)}{held}")
 
 
 def _tables(names: Sequence[str], gathered: Gathered) -> list[Table]:

@@ -14,6 +14,7 @@ class Measure(Protocol):
 
     unit: str
     limit: int | None
+    usable: int  # conversations so far of which something is learned
 
     def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
         """The length of each; what cannot be measured is found, and counts 0."""
@@ -28,7 +29,11 @@ class Characters:
     unit = "characters"
     limit: int | None = None
 
+    def __init__(self) -> None:
+        self.usable = 0
+
     def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
+        self.usable += len(conversations)
         return [sum(len(message.content) for message in one.messages) for one in conversations]
 
     def of_texts(self, texts: Sequence[str]) -> list[int]:

@@ -23,6 +23,7 @@ class Tokens:
         self._tokenizer = tokenizer
         self._renderer = None if format is None else Renderer(tokenizer, format)
         self._longest = limit
+        self.usable = 0
 
     def of_texts(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self._tokenizer.encode_batch(texts)]
@@ -34,6 +35,8 @@ class Tokens:
                 what = f"not even the first answer ends within {self._longest:,} tokens: nothing of the row is learned"
                 mend = "a model with a longer context, or a shorter prompt"
                 warnings.add("rows of which nothing fits the context", what, one.where, mend)
+            else:
+                self.usable += 1
         return [max((len(one.ids) for one in rendered), default=0) for rendered in examples]
 
     def _examples(self, conversations: Sequence[Conversation], findings: Findings) -> list[list[Rendered]]:
