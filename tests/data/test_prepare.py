@@ -143,6 +143,14 @@ def test_columns_by_any_name(tmp_path: Path, header: str, prompt: str, completio
     assert first["prompt"].startswith(f"{prompt}0") and first["completion"].strip().startswith(f"{completion}0")
 
 
+def test_columns_without_names(tmp_path: Path) -> None:
+    path = tmp_path / "sms.tsv"
+    path.write_text("".join(f"{'ham' if i % 3 else 'spam'}\tmessage {i} to you\n" for i in range(12)), encoding="utf-8")
+    desk = Answers()
+    prepared = prepare(str(path), Reader(), desk)
+    assert prepared.kind == "classification" and "column 2 as prompt and column 1 as completion" in desk.text
+
+
 def test_columns_that_could_be_anything(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("one,two,three\n" + "some words,other words,a few words more\n" * 3, encoding="utf-8")
@@ -369,7 +377,7 @@ def test_what_is_trained_on_does_not_validate(tmp_path: Path) -> None:
         {" ".join(json.loads(line)["prompt"].lower().split()) for line in path.read_text("utf-8").splitlines()}
         for path in prepared.paths
     )
-    assert not train & valid and sum(prepared.rows) == 40 and "went to training" in desk.text
+    assert not train & valid and sum(prepared.rows) == 40 and "went to training, which has their prompt" in desk.text
 
 
 def test_spellings_of_a_class(tmp_path: Path) -> None:

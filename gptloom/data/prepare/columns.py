@@ -30,7 +30,7 @@ def pairs_of(
 
     Rows with cells that are no text go to ``broken``. Raises ``UserError`` where nobody can know which columns are meant.
     """
-    prompt, completion = _chosen(path, names) if format is None else (format.prompt, format.answer)
+    prompt, completion = _chosen(path, names, rows) if format is None else (format.prompt, format.answer)
     pairs = []
     for row in rows:
         notes = Notes(row.where, broken, Findings())
@@ -41,21 +41,29 @@ def pairs_of(
     return Pairs(tuple(pairs)), _told(prompt, completion, names)
 
 
-def _chosen(path: str, names: Sequence[str]) -> tuple[str | None, str]:
+def _chosen(path: str, names: Sequence[str], rows: Sequence[Row]) -> tuple[str | None, str]:
     """The columns of prompts (None: there are none) and of completions."""
     completion = _named(COMPLETION, _COMPLETION_NAMES, names)
     prompt = _named(PROMPT, _PROMPT_NAMES, [name for name in names if name != completion])
     if len(names) == 1:
         is_question = plain(names[0]) in _PROMPT_NAMES and plain(names[0]) not in TEXTS
         return (None, names[0]) if not is_question else _unknown(path, names, [COMPLETION])
+    if len(names) == 2 and prompt is completion is None:
+        return _by_contents(names, rows)
     if len(names) == 2 and prompt is None:
-        prompt = names[0] if completion in (None, names[1]) else names[1]
+        prompt = names[0] if completion == names[1] else names[1]
     if len(names) == 2 and completion is None:
-        completion = names[1] if prompt == names[0] else names[0]
+        completion = names[0] if prompt == names[1] else names[1]
     if prompt is None or completion is None:
         lacking = [role for role, name in ((PROMPT, prompt), (COMPLETION, completion)) if name is None]
         return _unknown(path, names, lacking)
     return prompt, completion
+
+
+def _by_contents(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
+    """Of two columns nobody knows by name, classes are the completion; else the second is."""
+    first, second = (len({str(row.values.get(name)) for row in rows}) for name in names)
+    return (names[1], names[0]) if first < len(rows) / 3 <= second else (names[0], names[1])
 
 
 def _unknown(path: str, names: Sequence[str], lacking: Sequence[str]) -> tuple[str | None, str]:
@@ -73,18 +81,22 @@ def _named(role: str, known: Sequence[str], names: Sequence[str]) -> str | None:
     return simple[near[0]] if near else next((simple[name] for name in known if name in simple), None)
 
 
+def _spelled(name: str) -> str:
+    """Columns without names are numbered."""
+    return f"column {name}" if name.isdecimal() else repr(name)
+
+
 def _told(prompt: str | None, completion: str, names: Sequence[str]) -> list[Finding[Any]]:
     found: list[Finding[Any]] = []
-    if prompt is None:
-        text = f"there are no prompts: {completion!r} is taken as text that a model writes without being asked"
-        found.append(done("columns", text, "Leave the prompts empty"))
     wanted = {completion: COMPLETION} if prompt is None else {prompt: PROMPT, completion: COMPLETION}
-    renamed = [f"{column!r} as {role}" for column, role in wanted.items() if column != role]
-    if renamed:
-        told = " and ".join(renamed)
+    told = " and ".join(f"{_spelled(column)} as {role}" for column, role in wanted.items() if column != role)
+    if prompt is None:
+        text = f"there are no prompts: {_spelled(completion)} is taken as text that a model writes without being asked"
+        found.append(done("columns", text, "Leave the prompts empty"))
+    elif told:
         found.append(done("columns", f"columns with other names: {told}", f"Take {told}"))
     others = [name for name in names if name not in wanted]
     if others:
-        told = ", ".join(map(repr, others))
+        told = ", ".join(map(_spelled, others))
         found.append(done("columns", f"columns that are neither prompt nor completion: {told}", f"Leave out {told}"))
     return found

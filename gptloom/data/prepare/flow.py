@@ -163,47 +163,44 @@ def _finish(
 ) -> Prepared:
     """Splits where there are classes, asks for the last time, and writes."""
     rows: Rows = seen.rows
-    sides = _sides(rows, desk) if isinstance(rows, Pairs) and rows.kind == "classification" else None
-    if not any(seen.applied) and sides is None:
-        next = next_steps(rows, [Path(path)], reader)
-        return Prepared(path, rows.kind, [], [], seen.findings, seen.applied, next)
-    if not desk.ask("\nYour data will be written to a new JSONL file. Proceed [Y/n]", True):
-        desk.say("Nothing was written.")
-        return Prepared(path, rows.kind, [], [], seen.findings, seen.applied, None)
-    if _state(path) != before:
-        raise UserError(Problem("the file changed while it was looked through; nothing was written", path, "once more"))
-    files: list[tuple[Path, Rows]]
-    if sides is None:
-        files = [(free_paths(Path(path), out, [""])[0], rows)]
+    sides = _sides(rows, seen, desk) if isinstance(rows, Pairs) and rows.kind == "classification" else None
+    files: list[tuple[Path, Rows]] = []
+    next = None
+    if not any(seen.applied):
+        next = next_steps(rows, [(Path(path), rows)], reader)
+    elif desk.ask("\nYour data will be written to a new JSONL file. Proceed [Y/n]", True):
+        if _state(path) != before:
+            what = "the file changed while it was looked through; nothing was written"
+            raise UserError(Problem(what, path, "the same command again"))
+        parts = {"": rows} if sides is None else {"_train": sides.train, "_valid": sides.valid}
+        files = list(zip(free_paths(Path(path), out, list(parts)), parts.values(), strict=True))
+        write(files)
+        next = next_steps(rows, files, reader)
     else:
-        train, valid = free_paths(Path(path), out, ["_train", "_valid"])
-        files = [(train, sides.train), (valid, sides.valid)]
-    write(files)
-    next = next_steps(rows, [name for name, _ in files], reader)
-    return Prepared(
-        path, rows.kind, [n for n, _ in files], [len(r) for _, r in files], seen.findings, seen.applied, next
-    )
+        desk.say("Nothing was written.")
+    paths, counts = [name for name, _ in files], [len(some) for _, some in files]
+    return Prepared(path, rows.kind, paths, counts, seen.findings, seen.applied, next)
 
 
-def _sides(rows: Pairs, desk: Desk) -> Sides | None:
+def _sides(rows: Pairs, seen: _Seen[Pairs], desk: Desk) -> Sides | None:
     """The rows split in two, where that is wanted and leaves something to validate on."""
     sides = split(rows)
-    question = (
-        "- [Recommended] Split into a training and a validation set, so that classes are judged by other rows [Y/n]"
-    )
     if not len(sides.valid):
         desk.say("- No split into training and validation: every prompt that would validate is also trained on")
         return None
-    if not desk.ask(question, True):
+    question = "Split into a training and a validation set, so that classes are judged by other rows [Y/n]"
+    if not desk.ask(f"- [Recommended] {question}", True):
         return None
+    text = f"{len(sides.train):,} rows to train on, {len(sides.valid):,} to validate"
     if sides.moved:
-        desk.say(
-            f"  {counted(sides.moved, 'row')} drawn for validation went to training, which has their prompt already"
-        )
+        text += f"; {counted(sides.moved, 'row')} drawn for validation went to training, which has their prompt"
     near = Leaked.of(general.seen_of(sides.train), general.seen_of(sides.valid)).near
     if near.count:
-        nearly = f"  {counted(near.count, 'prompt')} to validate on are nearly like one that is trained on"
-        desk.say(f"{nearly}: {', '.join(near.examples)}")
+        nearly = f"{counted(near.count, 'prompt')} to validate on nearly like one that is trained on"
+        text += f"; {nearly}: {', '.join(near.examples)}"
+    desk.say(f"  {text}")
+    seen.findings.append(Finding("split", text))
+    seen.applied.append(True)
     return sides
 
 

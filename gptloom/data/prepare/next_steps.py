@@ -23,7 +23,7 @@ class Next:
         commands: lines for the terminal, ours first.
         separator: what a prompt must end in; "" where nothing must.
         stop: what a completion ends in; "" where nothing does.
-        tokens: in all rows, counted or estimated as ``basis`` says.
+        tokens: in the rows to train on, counted or estimated as ``basis`` says.
         reminders: the rest in sentences, for a person.
         seconds: of one pass over them where the model's own training tells how fast it reads; else None.
     """
@@ -40,9 +40,10 @@ class Next:
         return dict(self.__dict__)
 
 
-def next_steps(rows: Rows, paths: Sequence[Path], reader: Reader) -> Next:
-    """What to do with ``rows``, which are in one file, or in one for training and one for validation."""
-    tokens = sum(reader.counts(rows.texts()))
+def next_steps(rows: Rows, files: Sequence[tuple[Path, Rows]], reader: Reader) -> Next:
+    """What to do with ``rows``, which are in one of the ``files``, or in two: for training and for validation."""
+    paths = [path for path, _ in files]
+    tokens = sum(reader.counts(files[0][1].texts()))
     separator = stop = ""
     if isinstance(rows, Pairs) and rows.kind != "open-ended":
         separator, stop = separator_of(rows.prompts), stop_of(rows.completions)
