@@ -31,7 +31,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
     """(figure, before, after) as people read them; the answers of tasks by their first figure."""
     rows = []
     for name, value in after["losses"].items():
-        meaning = "loss per answer token" if name == "valid_loss" else f"of {name.removeprefix('loss/')}"
+        meaning = "loss per answer token" if name == "loss" else f"of {name.removeprefix('loss/')}"
         rows.append((meaning, f"{before['losses'][name]:.3f}", f"{value:.3f}"))
     if "smoke" in after:
         for name, meaning in (("stopping", "answers that end by themselves"), ("repetition", "repeated 4-grams")):

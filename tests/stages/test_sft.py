@@ -81,7 +81,7 @@ def test_a_base_becomes_a_model_that_answers(sft: Callable[..., Any]) -> None:
     run = sft()
     assert run.state.state == "finished" and run.state.step == 4
     assert {"before", "after", "cost"} <= run.figures.keys()
-    assert run.figures["after"]["losses"]["valid_loss"] < run.figures["before"]["losses"]["valid_loss"]
+    assert run.figures["after"]["losses"]["loss"] < run.figures["before"]["losses"]["loss"]
     assert len(run.figures["after"]["smoke"]["samples"]) == 2
     chat = read_chat(run.path / "final")
     assert chat is not None and chat.template == "gptloom"
@@ -191,7 +191,7 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(sft: Callable[..., Any]
 def test_every_task_has_its_loss(sft: Callable[..., Any], tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", rows(8)), write(tmp_path / "b.jsonl", rows(8, begin=8))
     run = sft(data=[a, b])
-    assert {"valid_loss", "loss/a", "loss/b"} == run.figures["after"]["losses"].keys()
+    assert {"loss", "loss/a", "loss/b"} == run.figures["after"]["losses"].keys()
 
 
 def test_pretraining_text_is_read_again_and_measured(sft: Callable[..., Any], tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def look_before(plan: SftPlan, run: Run) -> None:
         LanguageModel(plan.body.model, plan.body.tokenizer), Renderer(plan.body.tokenizer, plan.body.format)
     )
     losses = dict(plan.validated().metrics)
-    check_first_loss(plan, losses["valid_loss"])
+    check_first_loss(plan, losses["loss"])
     found = {"losses": losses, **look(plan, model)}
     write_text(run.path / BEFORE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 

@@ -54,7 +54,7 @@ class SftPlan(Plan):
     answerable: dict[str, list[Conversation]]  # the held-out ones that fit, of each task
     text: BaseText | None  # what the base was pretrained on
 
-    metric = "valid_loss"
+    metric = "loss"
     higher_is_better = False
 
     @property
@@ -82,7 +82,7 @@ class SftPlan(Plan):
             sums[task] = (found.nats, found.items)
         loss = sum(nats for nats, _ in sums.values()) / sum(items for _, items in sums.values())
         by_task = {f"loss/{task}": nats / items for task, (nats, items) in sums.items()} if len(sums) > 1 else {}
-        return Validated(loss, {"valid_loss": loss, **by_task}, loss if np.isfinite(loss) else None)
+        return Validated(loss, {"loss": loss, **by_task}, loss if np.isfinite(loss) else None)
 
     def summary(self) -> dict[str, Any]:
         return {
