@@ -81,8 +81,8 @@ class Writer:
         tagged_tools = [_tagged_tool(tags, _OVERALL, tool) for tool in tools]
         text, found = tags.taken_out(self._run(tagged, tagged_tools, answer, now))
         if text != plain:
-            what = f"template {self.name} makes of a text what depends on how the text begins, ends or is spelled"
-            raise Unrenderable("templates that change texts", f"{what}: where it stands cannot be told")
+            what = f"template {self.name} cuts texts or looks into them: where each stands cannot be told"
+            raise Unrenderable("templates that look into texts", what, "another --template")
         self._check(messages, tags, found)
         own = [span for tag, spans in found.items() for span in spans if text[slice(*span)] == tag.text]
         specials = self._specials(plain, own + found.quoted)
