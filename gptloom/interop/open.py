@@ -145,7 +145,7 @@ def _open(resolved: Resolved, device: str, precision: str) -> tuple[Transformer,
         return model.to(place, _dtype(precision, place, model.config)).eval(), tokenizer
     dtype = _dtype(precision, place, read_config(resolved.path))
     model, config = load_model(resolved.path, place, dtype)
-    tokenizer = _tokenizer_of(resolved)
+    tokenizer = tokenizer_of(resolved)
     check_vocabulary(tokenizer, config, str(resolved.path))
     return model, tokenizer
 
@@ -167,7 +167,7 @@ def _dtype(precision: str, place: torch.device, config: ModelConfig) -> torch.dt
     return DTYPES.get(precision, torch.float32)
 
 
-def _tokenizer_of(resolved: Resolved) -> Tokenizer:
+def tokenizer_of(resolved: Resolved) -> Tokenizer:
     """The tokenizer in the model folder; a run's checkpoints may leave it to the run's ``tokenizer/``."""
     assert resolved.path is not None
     if resolved.run is not None and not (resolved.path / TOKENIZER_FILE).is_file():
