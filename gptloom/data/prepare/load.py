@@ -20,11 +20,9 @@ from gptloom.data.rows import Row, RowFile, read_rows
 
 MOST_BROKEN = 0.1
 """Of more broken rows than this share, the file was not understood: it is refused instead of cut to pieces."""
-
-
-MOST_WORDS = 4  # of a name
+MOST_WORDS = 4  # of a column's name
 LOOKED_AT = 1000  # rows below it
-LONGER = 2  # than its name a column's texts are at least, on average
+LONGER = 2  # times its name a column's texts are at least, on average
 
 
 @dataclass(frozen=True)
