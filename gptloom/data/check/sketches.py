@@ -43,9 +43,7 @@ def sketch(text: str) -> Sketches:
     if len(raw) < SHORTEST:
         return np.zeros(MINIMA, np.uint16)
     windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(raw, np.uint8), _PIECE)
-    hashes = _mixed(np.ascontiguousarray(windows).view(np.uint64)[:, 0])
-    if len(hashes) > _SMALLEST:
-        hashes = np.partition(hashes, _SMALLEST)[:_SMALLEST]
+    hashes = np.unique(_mixed(np.ascontiguousarray(windows).view(np.uint64)[:, 0]))[:_SMALLEST]
     minima = (hashes * _ODD).min(axis=1)
     return (minima >> np.uint64(16)).astype(np.uint16)  # the highest bits of a minimum are nearly all 0
 
