@@ -187,21 +187,19 @@ class Renderer:
         begin, name = len(prompt), f"message {number + 1}"
         end = self._end(written, max([begin, *written.ends.get(number, ())]))
         if end is None:
-            what = (
-                f"template {self.format.template} puts no {self.format.end} behind {name}: the model would never stop"
-            )
+            what = f"{self._writer.name} puts no {self.format.end} behind {name}: the model would never stop"
             raise Unrenderable("answers without an end", what, "another --template")
         said = "".join(messages[number].content.split())
         if said not in "".join(written.text[begin:end].split()):  # templates may trim it, or set its parts apart
-            what = f"template {self.format.template} rewrites {name}, which is to be learned"
+            what = f"{self._writer.name} rewrites {name}, which is to be learned"
             raise Unrenderable("rewritten by the template", what, "another --template")
         if any(begin <= start < end for other, starts in written.starts.items() if other != number for start in starts):
-            what = f"template {self.format.template} puts other messages between {name} and its end"
+            what = f"{self._writer.name} puts other messages between {name} and its end"
             raise Unrenderable("answers without an end of their own", what, "another --template")
         if number < len(messages) - 1:
             alone = self._writer.text(messages[: number + 1], tools, answer=False, now=now)
             if not alone.startswith(written.text[:end]):
-                what = f"template {self.format.template} writes message {number + 1} otherwise when others follow"
+                what = f"{self._writer.name} writes message {number + 1} otherwise when others follow"
                 raise Unrenderable("answers that look different later", what)
         return _Answer(begin, end, messages[number].weight)
 
@@ -227,7 +225,7 @@ class Renderer:
             (n for n, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), min(len(text), len(prompt))
         )
         what = (
-            f"template {self.format.template} asks for message {number + 1} with {prompt[same:][:40]!r}"
+            f"{self._writer.name} asks for message {number + 1} with {prompt[same:][:40]!r}"
             f" where it is then written as {text[same:][:40]!r}: service would differ from training"
         )
         return Unrenderable(kind, what, "another --template, or mend its add_generation_prompt")

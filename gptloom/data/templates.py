@@ -112,7 +112,8 @@ def writer_of(tokenizer: Tokenizer, name: str, source: str, where: str = "") -> 
     except TemplateSyntaxError as error:
         place = f"{where or f'template {name}'}:{error.lineno}"
         raise UserError(Problem(f"not a Jinja template: {error.message}", place, "mend the line")) from error
-    return Writer(name, template, _variables(tokenizer), tokenizer.special_tokens)
+    called = "the tokenizer's template" if name == OWN else f"template {name}"
+    return Writer(called, template, _variables(tokenizer), tokenizer.special_tokens)
 
 
 # ---- what a template needs to know ---------------------------------------------------------------------------------

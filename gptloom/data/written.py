@@ -43,8 +43,8 @@ class Written:
 
     text: str
     specials: list[tuple[Span, str]]  # special tokens that the template wrote, in order, with their spelling
-    starts: Mapping[int, Sequence[int]]  # message number: the characters at which its content begins, white space apart
-    ends: Mapping[int, Sequence[int]]  # and one past its last ones
+    starts: Mapping[int, Sequence[int]]  # message number: characters at which a text or call of it begins
+    ends: Mapping[int, Sequence[int]]  # and one past the last of each; white space around a text is not of it
     quoted: bool  # whether a special token is spelled in what messages or tools say
 
 
@@ -54,7 +54,7 @@ class Writer:
     def __init__(
         self, name: str, template: ChatTemplate, variables: Mapping[str, str], special_tokens: Collection[str]
     ) -> None:
-        """``name`` is for messages to people; ``variables`` are the template's; ``special_tokens`` are spellings."""
+        """``name`` begins sentences to people; ``variables`` are the template's; ``special_tokens`` are spellings."""
         self.name = name
         self._template, self._variables = template, variables
         longest_first = sorted(special_tokens, key=len, reverse=True)
@@ -81,25 +81,24 @@ class Writer:
         tagged_tools = [_tagged_tool(tags, _OVERALL, tool) for tool in tools]
         text, found = tags.taken_out(self._run(tagged, tagged_tools, answer, now))
         if text != plain:
-            what = f"template {self.name} cuts texts or looks into them: where each stands cannot be told"
+            what = f"{self.name} cuts texts or looks into them: where each stands cannot be told"
             raise Unrenderable("templates that look into texts", what, "another --template")
         self._check(messages, tags, found)
         own = [span for tag, spans in found.items() for span in spans if text[slice(*span)] == tag.text]
         specials = self._specials(plain, own + found.quoted)
-        contents = [tag for tag in tags.all if tag.key == "content"]
-        return Written(
-            plain,
-            specials,
-            {tag.owner: found.places[tag.before] for tag in contents},
-            {tag.owner: found.places[tag.behind] for tag in contents},
-            quoted=len(self._special.findall(plain)) != len(specials),
-        )
+        starts: defaultdict[int, list[int]] = defaultdict(list)
+        ends: defaultdict[int, list[int]] = defaultdict(list)
+        for tag in tags.all:
+            starts[tag.owner] += found.places[tag.before]
+            ends[tag.owner] += found.places[tag.behind]
+        quoted = len(self._special.findall(plain)) != len(specials)
+        return Written(plain, specials, dict(starts), dict(ends), quoted)
 
     def _run(self, messages: list[dict[str, Any]], tools: Tools, answer: bool, now: datetime) -> str:
         try:
             return self._template.write(messages, tools, answer=answer, variables=self._variables, now=now)
         except TemplateFailure as failure:
-            what = f"template {self.name} refuses: {failure}"
+            what = f"{self.name} refuses: {failure}"
             raise Unrenderable("refused by the template", what, "another --template, or leave this out") from failure
 
     def _specials(self, text: str, data: Sequence[Span]) -> list[tuple[Span, str]]:
@@ -122,10 +121,10 @@ class Writer:
             if min([*said, *calls], default=ALL) >= needed:
                 continue
             if owner == _OVERALL:
-                what, mend = f"template {self.name} leaves out the tools", "a template that writes tools"
+                what, mend = f"{self.name} leaves out the tools", "--template gptloom, chatml or llama"
             else:
                 lost = "leaves out" if max([*said, *calls]) == NONE else "leaves out a part of"
-                what = f"template {self.name} {lost} message {owner + 1} ({messages[owner].role})"
+                what = f"{self.name} {lost} message {owner + 1} ({messages[owner].role})"
                 mend = "another --template, or leave the message out"
             raise Unrenderable("messages that the template leaves out", what, mend)
 

@@ -91,6 +91,12 @@ def test_an_unknown_name_gets_the_nearest(byte_tokenizer: Tokenizer) -> None:
         needs_tokens("mine")
 
 
+@pytest.mark.parametrize("separator", [' "->" ', "%}{{ end }}{#", "\\n\\", "\n\u2028é😀\n", "\x00"])
+def test_any_separator_can_be_written_down(separator: str, byte_tokenizer: Tokenizer) -> None:
+    format, tokenizer = built_in("plain", byte_tokenizer, separator=separator)
+    assert tokenizer.decode(Renderer(tokenizer, format).prompt([Message("user", "a")])) == f"a{separator}"
+
+
 # ---- a tokenizer's own -----------------------------------------------------------------------------------------------
 
 
@@ -120,6 +126,16 @@ def test_where_a_template_puts_no_end_behind_an_answer_it_gets_one(byte_tokenize
     assert format is not None and format.jinja.endswith(source), "what is stored ends answers by itself"
 
 
+def test_a_call_behind_that_end_is_refused(byte_tokenizer: Tokenizer) -> None:
+    source = LOOP + "{{ m.role + ': ' + m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}"
+    source += "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    call = {"function": {"name": "add", "arguments": "{}"}}
+    calling = Conversation((Message("user", "x"), Message("assistant", "y", extra={"tool_calls": [call]})), "f:1")
+    assert "puts no <|endoftext|> behind message 2: the model would never stop" in refusal(
+        byte_tokenizer, source, calling
+    )
+
+
 def test_an_end_that_gets_lost_is_refused(byte_tokenizer: Tokenizer) -> None:
     source = LOOP + "{{ m.content.split('<|end')[0] }}{% endfor %}"
     assert "ends its answers in no special token" in refusal(byte_tokenizer, source, TALK)
@@ -132,7 +148,7 @@ def test_one_that_drops_messages(byte_tokenizer: Tokenizer) -> None:
     source = GOOD.replace(LOOP, "{% for m in messages if m.role != 'system' %}")
     assert learned(byte_tokenizer, source, TALK) == ["Yo<|endoftext|>", "B<|endoftext|>"]
     told = refusal(byte_tokenizer, source, TALK, SYSTEM)
-    assert told.startswith("f:2: template tokenizer leaves out message 1 (system)")
+    assert told.startswith("f:2: the tokenizer's template leaves out message 1 (system)")
     with pytest.raises(UserError, match="leaves out message 1"):  # nor in service
         format = own_format(byte_tokenizer.changed({}, {"chat_template": source}))
         assert format is not None
@@ -143,9 +159,11 @@ def test_one_that_cuts_messages(byte_tokenizer: Tokenizer) -> None:
     source = GOOD.replace("m.content", "m.content[:40]")
     long = Conversation((Message("user", "a long question " * 4), Message("assistant", "Yo")), "f:3")
     assert learned(byte_tokenizer, source, TALK) == ["Yo<|endoftext|>", "B<|endoftext|>"]
-    assert refusal(byte_tokenizer, source, TALK, long).startswith("f:3: template tokenizer cuts texts")
+    assert refusal(byte_tokenizer, source, TALK, long).startswith("f:3: the tokenizer's template cuts texts")
     halves = GOOD.replace("m.content", "m.content.split(' long')[0]")
-    assert "f:3: template tokenizer leaves out a part of message 1 (user)" in refusal(byte_tokenizer, halves, long)
+    assert "f:3: the tokenizer's template leaves out a part of message 1 (user)" in refusal(
+        byte_tokenizer, halves, long
+    )
 
 
 def test_one_that_drops_tools_and_calls(byte_tokenizer: Tokenizer) -> None:
@@ -154,7 +172,7 @@ def test_one_that_drops_tools_and_calls(byte_tokenizer: Tokenizer) -> None:
     assert "leaves out the tools" in refusal(byte_tokenizer, GOOD, with_tools)
     call = {"function": {"name": "add", "arguments": "{}"}}
     calling = Conversation((Message("user", "x"), Message("assistant", "", extra={"tool_calls": [call]})), "f:5")
-    assert "f:5: template tokenizer leaves out message 2 (assistant)" in refusal(byte_tokenizer, GOOD, calling)
+    assert "f:5: the tokenizer's template leaves out message 2 (assistant)" in refusal(byte_tokenizer, GOOD, calling)
 
 
 def test_one_that_rewrites_what_is_learned(byte_tokenizer: Tokenizer) -> None:
@@ -184,7 +202,7 @@ def test_one_that_ends_only_the_conversation(byte_tokenizer: Tokenizer) -> None:
 def test_one_that_refuses_or_fails_says_why_and_where(byte_tokenizer: Tokenizer) -> None:
     source = GOOD.replace(LOOP, LOOP + "{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}")
     told = refusal(byte_tokenizer, source, TALK, SYSTEM)
-    assert told.startswith("f:2: template tokenizer refuses: no system here")
+    assert told.startswith("f:2: the tokenizer's template refuses: no system here")
     told = refusal(byte_tokenizer, "\n" + GOOD.replace("m.role", "m.name.first"), TALK)
     assert "cannot write a question and its answer" in told and "(line 2 of the template)" in told
 
