@@ -19,8 +19,8 @@ from gptloom.stages.finetune.one import finetune_one
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.several import compare_runs, methods_of, of_method
-from gptloom.stages.tuning.learning import count_steps
 from gptloom.stages.tuning.part import part_sentence
+from gptloom.stages.tuning.training import foresee
 from gptloom.train.run import Hook, check_free
 
 
@@ -52,7 +52,7 @@ def finetune(
         check_free(folder, overwrite=options.overwrite)
     data = read_task_data(options)
     if options.dry_run:
-        return _foresee(resolved, data)
+        return _foresee(resolved, data, folder)
     if several:
         return compare_runs(resolved, data, folder, callbacks)
     return finetune_one(resolved, data, folder, callbacks)
@@ -64,16 +64,16 @@ def default_folder(options: FinetuneOptions) -> str:
     return f"runs/finetune-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData) -> FinetuneDryRun:
-    """Everything up to the first step, with nothing written; how long a step takes is not measured."""
+def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData, folder: Path) -> FinetuneDryRun:
+    """Everything up to the first step, with nothing written."""
     sentences = []
     for method in methods_of(resolved):
         plan = plan_run(of_method(resolved, method), data)
         sentences.append(part_sentence(plan.body))
-        say(sentences[-1])
-        if plan.options.max_minutes is None and not uses_features(plan.options):
-            steps = count_steps(plan.options, plan.batches, 1.0)
-            say(f"{steps.steps:,} steps ({steps.rule}), {plan.batches.tokens_per_step:,} tokens each")
+        if uses_features(plan.options):
+            say(sentences[-1])
+        else:
+            plan = foresee(plan, folder)
     examples = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
     settled = plan.resolved if len(sentences) == 1 else resolved
     return FinetuneDryRun(settled, "; ".join(sentences), examples)

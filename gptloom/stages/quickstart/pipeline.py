@@ -45,7 +45,7 @@ STAGES = (
     ),
     Stage(
         "instruct",
-        1.0,
+        0.75,
         "questions and answers",
         "tokens of the answers",
         instruct_base,

@@ -11,15 +11,13 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.resolve import Resolved, write_config
 from gptloom.config.sft import SftOptions
-from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
 from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.sft.data import SftData, read_sft_data
 from gptloom.stages.sft.plan import plan_run
 from gptloom.stages.sft.result import SftRun
-from gptloom.stages.tuning.learning import count_steps
 from gptloom.stages.tuning.part import LORA_OPTIONS, part_sentence
-from gptloom.stages.tuning.training import train
+from gptloom.stages.tuning.training import foresee, train
 from gptloom.train.run import Hook, check_free
 
 
@@ -48,7 +46,7 @@ def sft(resolved: Resolved[SftOptions], callbacks: Sequence[Hook] = ()) -> SftRu
         check_free(folder, overwrite=options.overwrite)
     data = read_sft_data(options)
     if options.dry_run:
-        return _foresee(resolved, data)
+        return _foresee(resolved, data, folder)
     start(resolved, data, folder, callbacks)
     return SftRun(folder)
 
@@ -97,13 +95,9 @@ def _conflicts(resolved: Resolved[SftOptions]) -> Iterator[Problem]:
         yield from idle(("mix_temperature",), "there is one file, and nothing to mix")
 
 
-def _foresee(resolved: Resolved[SftOptions], data: SftData) -> SftDryRun:
-    """Everything up to the first step, with nothing written; how long a step takes is not measured."""
-    plan = plan_run(resolved, data)
+def _foresee(resolved: Resolved[SftOptions], data: SftData, folder: Path) -> SftDryRun:
+    """Everything up to the first step, with nothing written."""
+    plan = foresee(plan_run(resolved, data), folder)
     sentence = part_sentence(plan.body)
-    say(sentence)
-    if plan.options.max_minutes is None:
-        steps = count_steps(plan.options, plan.batches, 1.0)
-        say(f"{steps.steps:,} steps ({steps.rule}), {plan.batches.tokens_per_step:,} tokens each")
     examples = {"train": plan.batches.n_examples, "valid": sum(map(len, plan.valid.values()))}
     return SftDryRun(plan.resolved, sentence, examples)

@@ -15,6 +15,7 @@ from gptloom.model.counting import count_parameters
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import human_bytes
 from gptloom.stages.preflight import activation_bytes, check_disk, device_memory
+from gptloom.stages.tuning.body import parameters_of
 from gptloom.stages.tuning.part import trained_parameters
 from gptloom.stages.tuning.plan import Plan
 
@@ -66,8 +67,22 @@ def tuning_memory(config: ModelConfig, trained: int, dtype: torch.dtype) -> int:
     return 4 * n + copy + 12 * trained + OVERHEAD
 
 
+def memory_of(plan: Plan) -> int | None:
+    """Bytes that the longest batch will take; None for another library's model."""
+    model = plan.body.model
+    if not isinstance(model, Transformer):
+        return None
+    rows = plan.options.micro_batch or plan.options.batch_size
+    fixed = tuning_memory(model.config, trained_parameters(model), plan.dtype)
+    return fixed + activation_bytes(model.config, plan.dtype) * _tokens(plan.batches.longest(), rows)
+
+
+def room_of(plan: Plan) -> int:
+    """Bytes of the checkpoints, one of them being written, and of the finished model."""
+    stored = 12 * trained_parameters(plan.body.model)
+    return (plan.options.keep + 2) * stored + 4 * parameters_of(plan.body.model)
+
+
 def check_room(plan: Plan, folder: Path) -> None:
     """UserError when checkpoints and the finished model do not fit on the disk."""
-    n = sum(parameter.numel() for parameter in plan.body.model.parameters())
-    stored = 12 * trained_parameters(plan.body.model)
-    check_disk(folder, (plan.options.keep + 2) * stored + 4 * n)
+    check_disk(folder, room_of(plan))

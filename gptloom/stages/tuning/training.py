@@ -17,7 +17,7 @@ from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.observe.machine import machine_info
 from gptloom.observe.readers import make_readers
-from gptloom.observe.terminal import ProgressReader, human_time, say
+from gptloom.observe.terminal import ProgressReader, human_bytes, human_time, say
 from gptloom.stages.claim import Claim
 from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.training import shown_to
@@ -27,7 +27,7 @@ from gptloom.stages.tuning.final import about, finish
 from gptloom.stages.tuning.learning import choose_pace, count_steps, loop_settings, optimizer_settings
 from gptloom.stages.tuning.part import part_sentence, trained_parameters
 from gptloom.stages.tuning.plan import Plan
-from gptloom.stages.tuning.preflight import check_room, fit_memory
+from gptloom.stages.tuning.preflight import check_room, fit_memory, memory_of, room_of
 from gptloom.train.checkpoint import restore
 from gptloom.train.compiling import can_compile, compile_blocks
 from gptloom.train.guards import Guard
@@ -53,20 +53,8 @@ def train(
     checkpoint: tuple[Path, dict[str, Any]] | None = None,
 ) -> None:
     """Trains, and writes the best step to ``final/``; of a ``checkpoint`` (folder, document) all values are put in first."""
-    model = plan.body.model.to(plan.device)
-    say(part_sentence(plan.body))
-    if plan.device.type == "cpu":
-        keep_freed_memory()
-    if plan.options.compile and isinstance(model, Transformer) and can_compile(plan.device):
-        compile_blocks(model.blocks)
-    parallel = Parallel(World(), "one", plan.device)
-    optimizer = Optimizer(
-        model,
-        optimizer_settings(plan.options),
-        torch.float32 if isinstance(model, ForeignModel) else plan.dtype,
-        parallel,
-        lr_factor=plan.rate_of,
-    )
+    optimizer, parallel = _ready(plan)
+    model = plan.body.model
     check_room(plan, claim.folder)
     if checkpoint is None:
         plan = _settle(plan, optimizer, parallel)
@@ -87,6 +75,32 @@ def train(
     _fit(run, plan, model, optimizer, callbacks)
 
 
+def foresee(plan: AnyPlan, folder: Path) -> AnyPlan:
+    """The plan as it would be trained into ``folder``, with what it will take here said; nothing is written."""
+    optimizer, parallel = _ready(plan)
+    check_room(plan, folder)
+    return _settle(plan, optimizer, parallel)
+
+
+def _ready(plan: Plan) -> tuple[Optimizer, Parallel]:
+    """The model where it is trained, and what trains it."""
+    model = plan.body.model.to(plan.device)
+    say(part_sentence(plan.body))
+    if plan.device.type == "cpu":
+        keep_freed_memory()
+    if plan.options.compile and isinstance(model, Transformer) and can_compile(plan.device):
+        compile_blocks(model.blocks)
+    parallel = Parallel(World(), "one", plan.device)
+    optimizer = Optimizer(
+        model,
+        optimizer_settings(plan.options),
+        torch.float32 if isinstance(model, ForeignModel) else plan.dtype,
+        parallel,
+        lr_factor=plan.rate_of,
+    )
+    return optimizer, parallel
+
+
 def _settle(plan: AnyPlan, optimizer: Optimizer, parallel: Parallel) -> AnyPlan:
     """Times a step, and settles length and pace; says what was chosen and what it will take."""
     plan = fit_memory(plan)
@@ -96,7 +110,12 @@ def _settle(plan: AnyPlan, optimizer: Optimizer, parallel: Parallel) -> AnyPlan:
     for name, setting in plan.resolved.settings().items():
         if setting.rule is not None:
             say(f"  --{name.replace('_', '-')} {setting.value}: {setting.rule}")
-    say(f"{steps.steps:,} steps ({steps.rule}) · {plan.sizes} · about {human_time(steps.steps * seconds)}")
+    needed = memory_of(plan)
+    say(
+        f"{steps.steps:,} steps ({steps.rule}) · {plan.sizes} · about {human_time(steps.steps * seconds)} · "
+        + (f"{human_bytes(needed)} memory · " if needed else "")
+        + f"{human_bytes(room_of(plan))} disk"
+    )
     return plan
 
 
