@@ -170,3 +170,14 @@ def test_all_wrong_messages_are_named() -> None:
 )
 def test_options_that_mean_nothing_here(chat: ChatModel, options: Any, message: str) -> None:
     assert message in refusal(lambda: chat.reply(QUESTION, **options))
+
+
+def test_tools_are_shown_as_in_training(chat: ChatModel, fed: list[list[int]]) -> None:
+    tools = ({"type": "function", "function": {"name": "add", "parameters": {}}},)
+    asked = Message("user", "2 + 3?")
+    whole = Conversation((asked, Message("assistant", "5")), "a.jsonl:1", tools=tools)
+    (trained,) = chat.renderer.examples([whole])
+    list(chat.complete([whole], SamplingOptions(max_tokens=1)))
+    chat.reply([asked], tools=tools, max_tokens=1)
+    assert fed == [trained.ids[: trained.turns[0][0]].tolist()] * 2
+    assert fed[0] != chat.renderer.prompt([asked])
