@@ -42,8 +42,10 @@ def sketch(text: str) -> Sketches:
     raw = " ".join(text.lower().split()).encode()[:COMPARED_BYTES]
     if len(raw) < SHORTEST:
         return np.zeros(MINIMA, np.uint16)
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(raw, np.uint8), _PIECE)
-    hashes = np.unique(_mixed(np.ascontiguousarray(windows).view(np.uint64)[:, 0]))[:_SMALLEST]
+    starts = range(_PIECE)
+    pieces = [np.frombuffer(raw, "<u8", count=(len(raw) - start) // _PIECE, offset=start) for start in starts]
+    hashes = np.sort(_mixed(np.concatenate(pieces)))
+    hashes = hashes[np.insert(hashes[1:] != hashes[:-1], 0, True)][:_SMALLEST]  # each once
     minima = (hashes * _ODD).min(axis=1)
     return (minima >> np.uint64(16)).astype(np.uint16)  # the highest bits of a minimum are nearly all 0
 
