@@ -149,8 +149,10 @@ def _not_detected(rows: RowFile, only: str | None) -> Problem:
     mend = "columns prompt and completion, or instruction and output; or messages, a list of {role, content}"
     wanted = (*PROMPTS, *COMPLETIONS, *INSTRUCTIONS, *MESSAGES)
     near = [f"{name!r}: {nearest(name, wanted)}" for name in rows.names if nearest(name, wanted).startswith("did")]
-    if not rows.has_header:
-        what, mend = "no names of columns in the first row", f"write them there: prompt and completion; {mend}"
+    if not rows.names and rows.is_broken:
+        what, mend = "not one row can be read", "mend what is told of its lines"
+    elif not rows.has_header:
+        what, mend = "no names of columns in the first row", f"name them there: {mend.removeprefix('columns ')}"
     elif names & set(LABEL_NAMES["classify"]):
         mend = f"labelled texts: gptloom finetune, or gptloom data instruct {rows.path} to ask for the labels in words"
     elif near:
