@@ -27,7 +27,10 @@ def test_the_fast_quickstart_from_start_to_end(tmp_path: Path) -> None:
     assert [words for words in said if words not in done.stderr] == []
     classified = document["stages"]["classify"]["figures"]
     assert len(classified["accuracies"]) == 5 and len(classified["families"]) >= 7
+    instructed = document["stages"]["instruct"]["figures"]
+    assert {part["asked"] for part in instructed["parts"].values()} == {8} and 2500 < instructed["train_names"] < 8000
+    assert instructed["meaning"] in " ".join(done.stderr.split())
     folder = tmp_path / "runs" / "quickstart"
-    runs = {"base", "classify-feature", "classify-full", "classify-random"}
+    runs = {"base", "classify-feature", "classify-full", "classify-random", "instruct"}
     assert {path.name for path in folder.iterdir()} == runs | {"corpus", "quickstart.json", "samples.txt"}
     assert (folder / "base" / "final" / "model.safetensors").is_file()
