@@ -42,7 +42,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer("bpe", ["what is the old young green king queen river boat of wood yes no. " * 9], 290)
     shape = {"n_layer": 2, "d_model": 32, "n_head": 4, "n_kv_head": 4, "head_dim": 8, "d_ff": 48, "context": 320}
     config = ModelConfig(**{**preset("modern-nano"), **shape, "vocab_size": tokenizer.vocab_size})
-    save_model(folder, Transformer.initialised(config, seed=1), config, tokenizer=tokenizer)
+    model = Transformer.initialised(config, seed=1)
+    with torch.no_grad():  # output projections begin at zero, as nothing trained has them
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    save_model(folder, model, config, tokenizer=tokenizer)
     return folder
 
 
@@ -130,6 +135,15 @@ def test_frozen_embeddings_have_roles_written_out(sft: Callable[..., Any], metho
 def test_new_tokens_are_refused_where_they_could_not_learn(sft: Callable[..., Any]) -> None:
     said = refusal(lambda: sft(method="lora", template="chatml"))
     assert "<|im_start|>" in said and "--template alpaca" in said
+
+
+def test_adapters_that_nothing_could_reach_are_refused(sft: Callable[..., Any], base: Path, tmp_path: Path) -> None:
+    model, config = load_model(base)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.out.weight.zero_()
+    save_model(tmp_path / "fresh", model, config, tokenizer=load_tokenizer(base))
+    assert "no gradient reaches" in refusal(lambda: sft(base=str(tmp_path / "fresh"), method="lora"))
 
 
 def test_prepared_files_are_concatenated(sft: Callable[..., Any], tmp_path: Path) -> None:

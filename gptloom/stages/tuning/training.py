@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from gptloom.config.errors import Problem, UserError
 from gptloom.config.resolve import write_config
 from gptloom.interop.foreign import ForeignModel
 from gptloom.model.transformer import Transformer
@@ -120,7 +121,10 @@ def _settle(plan: AnyPlan, optimizer: Optimizer, parallel: Parallel) -> AnyPlan:
 
 
 def _measure(plan: Plan, optimizer: Optimizer, parallel: Parallel) -> float:
-    """Seconds of forward and backward over a batch of the usual length; nothing is learned from it."""
+    """Seconds of forward and backward over a batch of the usual length; nothing is learned from it.
+
+    UserError where nothing could ever be learned.
+    """
     steps = plan.batches.steps_per_epoch
     sizes = {step: plan.batches.batch(step).tokens for step in range(min(steps, 20))}
     usual = sorted(sizes, key=lambda step: sizes[step])[len(sizes) // 2]
@@ -131,6 +135,9 @@ def _measure(plan: Plan, optimizer: Optimizer, parallel: Parallel) -> float:
         began = time.perf_counter()
         forward_backward(probe, plan.objective, plan.batches.batch(usual), plan.body.model, optimizer)
         taken.append(time.perf_counter() - began)
+        if not float(optimizer.gradient_norm()):
+            what = "no gradient reaches what is to be trained: the output projections of an untrained model are zero"
+            raise UserError(Problem(what, str(plan.options.base), "a trained base, or --method full"))
         optimizer.zero_grad()
     return taken[-1] * 1.1  # and the optimizer's part
 
