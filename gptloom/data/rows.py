@@ -16,7 +16,7 @@ from typing import IO, Any, Literal
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.column_names import plain
-from gptloom.data.findings import Findings
+from gptloom.data.findings import Findings, counted
 from gptloom.data.header import is_header
 from gptloom.data.inputs import REFUSED, data_suffix, similar_names
 from gptloom.data.instruction_names import HEADERS
@@ -127,8 +127,10 @@ class RowFile:
         rows = self._cells(_unheard)
         number, first = next(rows, (1, []))
         below = [cells for _, cells in islice(rows, _BELOW_HEADER)]
+        whole = [cells for cells in below if len(cells) == len(first) and all(cell not in ("", None) for cell in cells)]
         known = any(isinstance(cell, str) and plain(cell) in HEADERS for cell in first)
-        self.has_header = (known or is_header(first, below)) if header is None else header
+        # a note below the table, in its first cell only, says nothing about the columns
+        self.has_header = (known or is_header(first, whole or below)) if header is None else header
         self.names = tuple(str(i + 1) for i in range(len(first)))
         if self.has_header:
             cells = (str(cell).strip() if cell is not None else "" for cell in first)
@@ -148,7 +150,7 @@ class RowFile:
                 continue
             if len(cells) < wanted or any(cells[wanted:]):  # spreadsheets add empty cells at the end
                 first = "header" if self.has_header else "first row"
-                what = f"{len(cells)} cells where the {first} has {wanted}"
+                what = f"{counted(len(cells), 'cell')} where the {first} has {wanted}"
                 self._find(number, "rows of another length", what, mend)
             else:
                 yield number, dict(zip(self.names, cells, strict=False))

@@ -24,7 +24,7 @@ from gptloom.interop.outputs import in_the_way, no_room, result_folder, taken
 from gptloom.interop.receipt import Receipt, compare, compare_rounded, fixed_prompts, write_receipt
 from gptloom.interop.witness import OurModel, reference_of
 from gptloom.model.folder import CONFIG_FILE, free_name, read_json, write_json
-from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_config, save_model
+from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_chat, read_config, save_model
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import Tokenizer
@@ -186,6 +186,7 @@ def _write(plan: Plan, folder: Path) -> None:
             generation=generation_of(source.folder),
             dtype=plan.dtype,
             task=own_task(source.folder) if plan.own_tokenizer else None,  # its ids are of that tokenizer
+            chat=read_chat(source.folder) if plan.own_tokenizer else None,
         )
         digest = hashed.result()
     take_along(source.folder, folder, plan.own_tokenizer)

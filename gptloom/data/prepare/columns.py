@@ -73,12 +73,16 @@ def _unknown(path: str, names: Sequence[str], lacking: Sequence[str]) -> tuple[s
 
 
 def _named(role: str, known: Sequence[str], names: Sequence[str]) -> str | None:
-    """The column that is called so: just so, nearly so, or by another name for it."""
+    """The column that is called so: just so, nearly so, by another name for it, or alone with such a word in its name."""
     simple = {plain(name): name for name in reversed(names)}
     if role in simple:
         return simple[role]
-    near = difflib.get_close_matches(role, simple, n=1, cutoff=_NEAR)
-    return simple[near[0]] if near else next((simple[name] for name in known if name in simple), None)
+    near = difflib.get_close_matches(role, simple, n=1, cutoff=_NEAR) or [name for name in known if name in simple]
+    if near:
+        return simple[near[0]]
+    words = {role, *known}
+    having = [column for name, column in simple.items() if words.intersection(name.split("_"))]  # Customer question
+    return having[0] if len(having) == 1 else None
 
 
 def _spelled(name: str) -> str:

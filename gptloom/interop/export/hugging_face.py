@@ -16,7 +16,7 @@ from gptloom.interop.receipt import Witness
 from gptloom.interop.witness import OurModel, TheirModel, their_encode_or_the_files
 from gptloom.model.folder import read_json, write_json
 from gptloom.model.layouts import layout_for
-from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_lineage, save_model
+from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_chat, read_lineage, save_model
 
 
 class HuggingFace:
@@ -58,6 +58,7 @@ class HuggingFace:
                 generation=source.generation,
                 dtype=None if dtype is None else TORCH_DTYPES[dtype],
                 task=own_task(source.folder),
+                chat=read_chat(source.folder),
             )
             parent = {"path": str(source.folder.resolve()), "hash": hashed.result()}
         take_along(source.folder, folder, own_tokenizer=source.tokenizer_folder == source.folder)
