@@ -182,8 +182,9 @@ def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted
 def _fitting(
     conversations: Sequence[Conversation], examples: Sequence[Rendered], max_length: int
 ) -> list[Conversation]:
-    pairs = zip(conversations, examples, strict=True)
-    return [conversation for conversation, example in pairs if len(example.ids) <= max_length]
+    """Those of which every example is within ``max_length``; a template that forgets makes several of one."""
+    long = {example.where for example in examples if len(example.ids) > max_length}
+    return [conversation for conversation in conversations if conversation.where not in long]
 
 
 def _say_supervised(examples: Sequence[Rendered]) -> None:
