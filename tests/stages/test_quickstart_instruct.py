@@ -84,11 +84,11 @@ def figures(score: float, chance: float = 0.1, form: float = 1.0, base_form: flo
 @pytest.mark.parametrize(
     ("read", "unread", "expected"),
     [
-        (0.4, 0.2, "partly by the words of a name, and is closer to the truth where the base read it"),
-        (0.2, 0.4, "closer to the truth where the base never read it"),
+        (0.4, 0.2, "partly by the words of a name, and is closer to the truth where the base has read it"),
+        (0.2, 0.4, "closer to the truth where the base has never read it"),
         (0.3, 0.3, "nothing shows that it remembers facts"),
-        (0.3, 0.1, "only where the base read the name"),
-        (0.1, 0.3, "only where the base never read the name: it guesses"),
+        (0.3, 0.1, "only where the base has read the name"),
+        (0.1, 0.3, "only where the base has never read the name: it guesses"),
         (0.1, 0.1, "not measurably closer to the truth than another answer: nothing shows that it knows facts"),
         (0.05, 0.0, "not measurably closer to the truth than another answer: nothing shows that it knows facts"),
     ],
@@ -113,8 +113,10 @@ def test_the_form_is_put_into_words(form: float, base_form: float, expected: str
 
 
 def test_results_are_put_into_words() -> None:
-    assert "40% are right, more than by always the commonest answer, 10%." in explain(*[figures(0.4)] * 3)
-    assert "10% are right, not measurably more than by" in explain(*[figures(0.1)] * 3)
+    much, little = (explain(*[figures(score)] * 3).split("; ")[-1] for score in (0.4, 0.1))
+    right = "of the results with new operands are right"
+    assert much == f"40% {right}, more than by always giving the commonest (10%)."
+    assert little == f"10% {right}, not measurably more than by always giving the commonest (10%)."
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------------------

@@ -180,20 +180,19 @@ def _content(read: Part, unread: Part) -> str:
     of_read, of_unread = mean_interval(read.gain)[0] > 0, mean_interval(unread.gain)[0] > 0
     low, high = _difference(read.gain, unread.gain)
     if of_read and of_unread and low > 0:
-        return "what it says goes partly by the words of a name, and is closer to the truth where the base read it"
+        return "what it says goes partly by the words of a name, and is closer to the truth where the base has read it"
     if of_read and of_unread and high < 0:
-        return "what it says goes by the words of a name, and is closer to the truth where the base never read it"
+        return "what it says goes by the words of a name, and is closer to the truth where the base has never read it"
     if of_read and of_unread:
         return (
-            "what it says goes by the words of a name, and is not measurably closer to the truth where the base read it: "
-            "nothing shows that it remembers facts"
+            "what it says goes by the words of a name, and is not measurably closer to the truth where the base has read "
+            "it: nothing shows that it remembers facts"
         )
-    if of_read and low > 0:
-        return "what it says is closer to the truth than another answer only where the base read the name"
+    measurably = "what it says is measurably closer to the truth than another answer"
     if of_read:
-        return "what it says is closer to the truth than another answer where the base read the name; elsewhere one can't tell"
+        return f"{measurably} only where the base has read the name"
     if of_unread:
-        return "what it says is closer to the truth than another answer only where the base never read the name: it guesses"
+        return f"{measurably} only where the base has never read the name: it guesses"
     return "what it says is not measurably closer to the truth than another answer: nothing shows that it knows facts"
 
 
@@ -213,8 +212,7 @@ def _difference(first: Floats, second: Floats) -> Interval:
 
 
 def _results(arithmetic: Part) -> str:
-    right = f"of results with new operands {arithmetic.score.mean():.0%} are right"
-    always = f"always the commonest answer, {arithmetic.chance.mean():.0%}"
-    if mean_interval(arithmetic.gain)[0] > 0:
-        return f"{right}, more than by {always}"
-    return f"{right}, not measurably more than by {always}"
+    right = f"{arithmetic.score.mean():.0%} of the results with new operands are right"
+    always = f"more than by always giving the commonest ({arithmetic.chance.mean():.0%})"
+    measurably_more = mean_interval(arithmetic.score - arithmetic.chance)[0] > 0
+    return f"{right}, {always}" if measurably_more else f"{right}, not measurably {always}"
