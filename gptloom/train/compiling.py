@@ -13,10 +13,13 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or compiler() is not None
 
 
-def compile_blocks(blocks: nn.ModuleList) -> None:
-    """Compiles each block for static shapes. Nothing happens until the first forward pass, which may raise."""
+def compile_blocks(blocks: nn.ModuleList, *, varying: bool = False) -> None:
+    """Compiles each block, for static shapes or for batches of ``varying`` ones, each of which would be another graph.
+
+    Nothing happens until the first forward pass, which may raise.
+    """
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile(dynamic=varying)
 
 
 def uncompile(blocks: nn.ModuleList) -> None:

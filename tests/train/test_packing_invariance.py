@@ -13,6 +13,7 @@ from gptloom.config.model import ModelConfig, preset
 from gptloom.data.batch import Batch
 from gptloom.data.packing import Labelled, pack, pad
 from gptloom.model.transformer import Transformer
+from gptloom.train.compiling import compile_blocks, compiler
 from gptloom.train.objective import NextToken
 from gptloom.train.parallel import Parallel
 
@@ -149,3 +150,18 @@ def test_the_same_is_dropped_when_layers_are_computed_again() -> None:
         found.append(learned(model, [pack(examples())]))
     assert_same(found[1], found[0], 1e-12)
     assert not torch.allclose(found[0][0], learned(plain.eval(), [pack(examples())])[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_compiled_blocks_learn_the_same_from_every_packed_row_by_the_same_few_graphs() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = (model_of("modern", torch.float32) for _ in range(2))
+    compile_blocks(compiled.blocks, varying=True)
+    graphs = []
+    for count in range(1, len(LENGTHS) + 1):
+        batch = pack(examples()[-count:])
+        assert_same(learned(compiled, [batch]), learned(plain, [batch]), 1e-5)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[1:] == graphs[1:2] * (len(LENGTHS) - 1) and graphs[-1] <= 8

@@ -90,7 +90,7 @@ def _ready(plan: Plan) -> tuple[Optimizer, Parallel]:
     if plan.device.type == "cpu":
         keep_freed_memory()
     if plan.options.compile and isinstance(model, Transformer) and can_compile(plan.device):
-        compile_blocks(model.blocks)
+        compile_blocks(model.blocks, varying=True)
     parallel = Parallel(World(), "one", plan.device)
     optimizer = Optimizer(
         model,
