@@ -113,7 +113,7 @@ def test_a_batch_teaches_the_same_in_micro_batches_of_any_size(name: str, dtype:
     model, sequences = model_of(name, dtype), examples()
     alone = learned(model, [pad([one], 0) for one in sequences])
     for whole in (pack(sequences), pad(sequences, 0)):
-        for rows in range(1, len(sequences) + 2):
+        for rows in (1, 2, 4, len(sequences)):
             parts = whole.split(rows)
             assert sum(part.tokens for part in parts) == sum(LENGTHS)
             assert_same(learned(model, parts), alone, tolerance)
