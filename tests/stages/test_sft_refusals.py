@@ -27,7 +27,7 @@ ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
 
 
 def base_in(folder: Path, *, chat: str | None = None, scale: float = 1.0) -> Path:
-    """A tiny model that reads bytes; ``chat``: what it was taught; ``scale``: of its head, which makes it sure of much."""
+    """A tiny model that reads bytes; ``chat``: what it was taught; ``scale``: of what the head reads, which makes it sure of much."""
     tokenizer = train_tokenizer("bytes", [], None)
     format = None
     if chat is not None:
@@ -35,7 +35,7 @@ def base_in(folder: Path, *, chat: str | None = None, scale: float = 1.0) -> Pat
     config = ModelConfig(**{**preset("modern-nano"), **SHAPE, "vocab_size": tokenizer.vocab_size})
     model = Transformer.initialised(config, seed=1)
     with torch.no_grad():
-        model.norm.weight.mul_(scale)
+        model.get_parameter("norm.weight").mul_(scale)
     save_model(folder, model, config, tokenizer=tokenizer, chat=format)
     return folder
 
