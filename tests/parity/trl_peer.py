@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -52,8 +53,7 @@ def examples(ids, labels, mask, positions) -> list[tuple[list[int], list[int]]]:
     if mask is not None:
         return [(row[real].tolist(), own[real].tolist()) for row, own, real in zip(ids, labels, mask.bool(), strict=True)]
     begins = [*(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
-    spans = list(zip(begins, begins[1:], strict=False))
-    return [(ids[0, begin:end].tolist(), labels[0, begin:end].tolist()) for begin, end in spans]
+    return [(ids[0, begin:end].tolist(), labels[0, begin:end].tolist()) for begin, end in pairwise(begins)]
 
 
 if __name__ == "__main__":
