@@ -35,9 +35,7 @@ def pretrain(
         return call(PretrainOptions, lambda resolved: stage.pretrain(resolved, callbacks), {"base": base, **options})
 
 
-def resume(
-    run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any
-) -> RunOnDisk:
+def resume(run: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> RunOnDisk:
     """Continues a run where it stopped; the keywords are the options of ``gptloom resume``."""
     from gptloom.observe.terminal import quietly
     from gptloom.stages.going_on import resume

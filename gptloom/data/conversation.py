@@ -37,7 +37,9 @@ class Conversation:
     where: str  # file:line
     task: str = ""  # what it is an example of: the name of its file, where nothing says more
     tools: tuple[Mapping[str, Any], ...] = ()
-    metric: str = ""  # by which its answers are to be looked at first: exact, f1, bleu or rouge; "" where no key says so
+    metric: str = (
+        ""  # by which its answers are to be looked at first: exact, f1, bleu or rouge; "" where no key says so
+    )
     source: str = ""  # the text that is to be translated or shortened, where a key says so: what copying would answer
 
     @property
