@@ -72,16 +72,20 @@ class SftPlan(Plan):
 
     def validated(self) -> Validated:
         """The loss per response token of all held-out examples together, and of each task (``loss/NAME``)."""
-        sums: dict[str, tuple[float, int]] = {}
+        pad = self.body.tokenizer.pad_id or 0
+        losses: dict[str, float] = {}
+        items: dict[str, int] = {}
         for task, examples in self.valid.items():
-            pad = self.body.tokenizer.pad_id or 0
-            batches = held_out(examples, pad, ROW_TOKENS, self.options.packing)
             found = validate(
-                self.objective, self.body.model, batches, limit=self.options.limit_batches, device=self.device
+                self.objective,
+                self.body.model,
+                held_out(examples, pad, ROW_TOKENS, self.options.packing),
+                limit=self.options.limit_batches,
+                device=self.device,
             )
-            sums[task] = (found.nats, found.items)
-        loss = sum(nats for nats, _ in sums.values()) / sum(items for _, items in sums.values())
-        by_task = {f"loss/{task}": nats / items for task, (nats, items) in sums.items()} if len(sums) > 1 else {}
+            losses[task], items[task] = found.loss, found.items
+        loss = sum(losses[task] * items[task] for task in losses) / sum(items.values())
+        by_task = {f"loss/{task}": own for task, own in losses.items()} if len(losses) > 1 else {}
         return Validated(loss, {"loss": loss, **by_task}, loss if np.isfinite(loss) else None)
 
     def summary(self) -> dict[str, Any]:
