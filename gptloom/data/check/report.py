@@ -53,7 +53,9 @@ class CheckReport:
         """The last line for a person."""
         if self.is_fine:
             return f"fine for: {self.next}"
-        repair = "; gptloom data prepare FILE leaves broken rows out" if self.stage == "sft" else ""
+        pairs = any("preference" in facts.format for facts in self.files)  # of which prepare makes nothing
+        name = self.files[0].path if len(self.files) == 1 else "FILE"
+        repair = f" (gptloom data prepare {name} leaves broken rows out)" if self.stage == "sft" and not pairs else ""
         return f"not yet fit for {self.stage}: {counted(self.n_problems, 'problem')} to mend{repair}"
 
     def as_dict(self) -> dict[str, Any]:
