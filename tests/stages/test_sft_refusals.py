@@ -27,7 +27,7 @@ ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
 
 
 def base_in(folder: Path, *, chat: str | None = None, scale: float = 1.0) -> Path:
-    """A tiny model that reads bytes; ``chat``: what it was taught; ``scale``: of what the head reads, which makes it sure of much."""
+    """A tiny model that reads bytes; ``chat``: what it was taught; ``scale``: of what the head reads: sure of much."""
     tokenizer = train_tokenizer("bytes", [], None)
     format = None
     if chat is not None:
@@ -36,6 +36,9 @@ def base_in(folder: Path, *, chat: str | None = None, scale: float = 1.0) -> Pat
     model = Transformer.initialised(config, seed=1)
     with torch.no_grad():
         model.get_parameter("norm.weight").mul_(scale)
+        for parameter in model.parameters():
+            if not parameter.any():  # of a fresh model nothing would reach an adapter
+                torch.nn.init.normal_(parameter, std=0.02)
     save_model(folder, model, config, tokenizer=tokenizer, chat=format)
     return folder
 
@@ -172,6 +175,22 @@ def test_another_template_than_the_base_was_tuned_with(refused: Refused, tmp_pat
     assert told.where == str(tuned) and told.mend == "leave it out, or --template chatml; --yes does it all the same"
     mine = template(tmp_path / "mine.jinja", LOOP + WRITES + ASKS)
     assert "BASE was taught chatml" in refused(chats(), "--template", mine, base=tuned).what
+
+
+def test_another_template_than_the_adapter_was_tuned_with(
+    refused: Refused, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an adapter was taught counts, though the base below it was taught nothing."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in pairs()), encoding="utf-8")
+    lora = ["sft", str(base), "--data", str(data), *QUICK, "--method", "lora"]
+    assert main([*lora, "--rank", "2", "--template", "plain", "--out", str(tmp_path / "first")]) == 0
+    capsys.readouterr()
+    adapter = ["--method", "lora", "--adapter", str(tmp_path / "first" / "adapter")]
+    told = refused(pairs(), *adapter, "--template", "alpaca")
+    assert told.what == "--template alpaca: BASE was taught plain, and would have to unlearn it"
+    assert main([*lora, *adapter[2:], "--dry-run"]) == 0
+    assert "template plain: as BASE was taught" in capsys.readouterr().err
 
 
 def test_conversations_for_a_base_that_knows_pairs_only(refused: Refused, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError
@@ -49,9 +50,9 @@ def adopt(options: SftOptions, data: SftData) -> ChatBody:
         raise UserError(Problem(what, options.base, "the model that it was fine-tuned from"))
     opened, tokenizer = open_model(options.base, device="cpu", precision="fp32")
     n_known = tokenizer.vocab_size
-    format, tokenizer = choose_template(
-        options, tokenizer, read_chat(reference.path), data.train, embeds=_trains_embeddings(options)
-    )
+    taught = None if options.adapter is None else read_chat(Path(options.adapter))
+    taught = taught or read_chat(reference.path)
+    format, tokenizer = choose_template(options, tokenizer, taught, data.train, embeds=_trains_embeddings(options))
     changes = {} if options.dropout is None else {"dropout": options.dropout, "attention_dropout": options.dropout}
     model = grown(opened, range(n_known, tokenizer.vocab_size), options.seed, changes)
     named = named_folder(options.base, options.method, reference)
