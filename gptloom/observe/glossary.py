@@ -21,7 +21,8 @@ METRICS = (
         "loss",
         "Training loss: mean surprise per predicted token, in nats, on the batch that was just learned from.",
         "Begins near ln(vocabulary), 10.8 for GPT-2's 50,257 tokens, 9.0 for 8,192; falls fast, then ever more slowly. "
-        "A fine-tuning's begins near ln(classes), 0.69 for two, to which --lm-weight adds its part of the next word's.",
+        "A fine-tuning's begins near ln(classes), 0.69 for two, to which --lm-weight adds its part of the next word's. An "
+        "instruction tuning's is that of the tokens of answers alone; metrics.json has loss/NAME for each file.",
         "Flat from the start: raise lr, check that the text is what you meant. Rising or spiking: lower lr, longer "
         "warm-up, see the guard lines. Far below valid_loss: the model memorises, use more text or a smaller model.",
     ),
@@ -169,6 +170,18 @@ METRICS = (
         "Share of generated answers that end by themselves, before the most tokens an answer may have.",
         "Above 95 % after instruction tuning; near 0 for a base model, which writes on.",
         "Low: train longer, and look at data show whether every answer ends in a labelled end-of-text.",
+    ),
+    Metric(
+        "repetition",
+        "Share of an answer's runs of four tokens that occurred in it before, mean over the answers of the smoke test.",
+        "Below 10 % for sentences; more for lists and code.",
+        "High: train longer or on more examples, a larger model; in the chat a higher temperature or repetition_penalty.",
+    ),
+    Metric(
+        "base_bits_per_byte",
+        "Bits per byte of text that the base was pretrained on, before and after a tuning: what was forgotten.",
+        "A few hundredths above what it was before.",
+        "Far above: --replay 0.1, a lower lr, fewer passes, or --method lora.",
     ),
     Metric(
         "among",
