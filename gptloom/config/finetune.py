@@ -72,6 +72,9 @@ class MethodOptions(Options):
 class LearningOptions(TuningOptions):
     """How the weights move, and by which loss."""
 
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout of body and head (default: the body's own, and 0.1)"
+    )
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning rate of each layer over that of the next one")
     lm_weight: float | None = Field(
         None, ge=0, description="weight of the next-word loss beside the task's (default: GPT-1's 0.5 for full, else 0)"

@@ -42,9 +42,7 @@ class TuningOptions(Options):
     epsilon: float = Field(1e-8, gt=0, description="AdamW's, beside the root of the second moment")
     clip: float = Field(1.0, ge=0, description="largest global gradient norm (0: no clipping)")
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    dropout: float | None = Field(
-        None, ge=0, lt=1, description="dropout of the body (default: its own; of a task's head 0.1)"
-    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout (default: the model's own)")
     patience: int | None = Field(None, gt=0, description="stop after so many evaluations without a better one")
 
 

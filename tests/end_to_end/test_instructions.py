@@ -158,7 +158,7 @@ def test_what_can_be_asked_of_the_run(story: Story, gptloom: Command) -> None:
 
     again = gptloom("resume", story.run)
     assert again.code == 2 and "Traceback" not in again.err
-    assert "the run is finished: 3 steps" in again.err and f"gptloom resume {story.run} --max-steps 6" in again.err
+    assert "the run is finished at step 3" in again.err and f"gptloom resume {story.run} --max-steps 6" in again.err
 
 
 def test_transformers_renders_the_exported_folder_alike(story: Story, gptloom: Command, tmp_path: Path) -> None:

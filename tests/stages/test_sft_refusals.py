@@ -110,8 +110,8 @@ def test_no_supervised_token(refused: Refused, tmp_path: Path) -> None:
 
 def test_a_system_message_longer_than_the_context(refused: Refused, tmp_path: Path) -> None:
     told = refused(chats({"role": "system", "content": "be kind " * 9}))
-    assert told.what.endswith("11 of 11 examples are longer than 64 tokens: nothing is left")
-    assert f"{tmp_path / 'rows.jsonl'}:" in told.where and told.mend.startswith("a base with a longer context")
+    assert told.what.startswith("a system message has 72 tokens, and an example at most 64")
+    assert f"{tmp_path / 'rows.jsonl'}:" in told.where and told.mend.startswith("a shorter system message")
 
 
 def test_some_examples_longer_than_the_context(refused: Refused, tmp_path: Path) -> None:
@@ -206,11 +206,11 @@ def test_conversations_for_a_base_that_knows_pairs_only(refused: Refused, tmp_pa
 def test_the_longest_batch_is_too_big(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "device_memory", lambda device: 2**20)
     told = refused(pairs())
-    assert told.what.startswith("the longest batch, 1 examples at a time, needs ")
-    assert told.what.endswith("of 1 MB memory") and told.mend == "a smaller --max-length, --method lora"
+    assert told.what.startswith("the longest batch, one example at a time, needs ")
+    assert told.what.endswith("of 1 MB memory") and told.mend == "--method lora, a smaller model"
     told = refused(pairs(), "--micro-batch", "4")
     assert told.what.startswith("the longest batch, 4 examples at a time, needs ")
-    assert told.mend == "--micro-batch 1, --method lora"
+    assert told.mend == "--micro-batch 1, --method lora, a smaller model"
 
 
 def test_the_longest_batch_is_computed_in_parts(

@@ -55,7 +55,7 @@ class CheckReport:
             return f"fine for: {self.next}"
         pairs = any("preference" in facts.format for facts in self.files)  # of which prepare makes nothing
         name = self.files[0].path if len(self.files) == 1 else "FILE"
-        repair = f" (gptloom data prepare {name} leaves broken rows out)" if self.stage == "sft" and not pairs else ""
+        repair = f" (gptloom data prepare {name} repairs what it can)" if self.stage == "sft" and not pairs else ""
         return f"not yet fit for {self.stage}: {counted(self.n_problems, 'problem')} to mend{repair}"
 
     def as_dict(self) -> dict[str, Any]:

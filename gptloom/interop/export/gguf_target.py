@@ -17,6 +17,7 @@ from gptloom.interop.export.ollama import CHAT_NOTE, modelfile
 from gptloom.interop.export.source import StoredModel
 from gptloom.interop.export.target import DTYPE_NAMES, StateModel, weights_for
 from gptloom.interop.receipt import Witness
+from gptloom.model.store import read_chat
 from gptloom.model.stored_weights import StoredWeights
 
 GGUF_FILE, MODELFILE = "model.gguf", "Modelfile"
@@ -62,6 +63,8 @@ class GGUF:
                 general,
             )
         stops = gguf_tokenizer.special_texts(source.tokenizer, eos_ids) if source.chat_template is not None else []
+        chat = read_chat(source.folder)
+        stops += [chat.stop] if chat is not None and chat.stop else []
         text = modelfile(GGUF_FILE, source.config.context, source.chat_template is not None, stops)
         (folder / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
 

@@ -52,4 +52,5 @@ def layout_of(raw: Mapping[str, Any], where: str = "config.json") -> Layout:
         if raw.get("model_type") == layout.model_type:
             return layout
     known = ", ".join(layout.model_type for layout in LAYOUTS)
-    raise UserError(Problem(f"model_type {raw.get('model_type')!r} is not one gptloom can read; known: {known}", where))
+    what = f"model_type {raw.get('model_type')!r} is not one gptloom can read; known: {known}"
+    raise UserError(Problem(what, where, "gptloom finetune takes any model of transformers as a body for a task"))

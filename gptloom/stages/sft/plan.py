@@ -120,6 +120,7 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
     body = adopt(options, data)
     renderer = Renderer(body.tokenizer, body.format, options.prompt_loss_weight)
     accepted = options.max_length is not None
+    _check_system(data, body)
     sources, trained = [], []
     for source in data.sources:
         examples = renderer.examples(source.conversations)
@@ -151,6 +152,24 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
     )
 
 
+def _check_system(data: SftData, body: ChatBody) -> None:
+    """UserError for every system message that leaves no room for a conversation."""
+    places: dict[str, list[str]] = {}
+    for conversation in (*data.train, *(one for held in data.valid.values() for one in held)):
+        for message in conversation.messages:
+            if message.role == "system":
+                places.setdefault(message.content, []).append(conversation.where)
+    problems = []
+    for ids, found in zip(body.tokenizer.encode_batch(list(places)), places.values(), strict=True):
+        if len(ids) >= body.max_length:
+            what = f"a system message has {len(ids):,} tokens, and an example at most {body.max_length:,}, all together"
+            problems.append(
+                Problem(what, first_few(found), "a shorter system message, or a base with a longer context")
+            )
+    if problems:
+        raise UserError(*problems)
+
+
 def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted: bool) -> list[Rendered]:
     """The examples within ``max_length``: of longer ones the whole turns that fit, and nothing where not one does.
 
@@ -174,7 +193,7 @@ def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted
     what = f"{name}: {len(out):,} of {len(examples):,} examples are longer than {max_length} tokens"
     if not kept:
         raise UserError(
-            Problem(f"{what}: nothing is left", first_few(out), "a base with a longer context, or shorter examples")
+            Problem(f"{what}: nothing is left", first_few(out), "a longer context, shorter examples, or --valid FILE")
         )
     if len(out) > MOST_LEFT_OUT * len(examples) and not accepted:
         mend = f"a base with a longer context; --max-length {max_length} goes on without them"

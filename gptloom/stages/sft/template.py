@@ -53,6 +53,11 @@ def choose_template(
             Problem(what, options.base, f"leave it out, or --template {known.template}; --yes does it all the same")
         )
     say(f"template {chosen.template}: {why}")
+    if chosen.template != "plain" and (written := _written_out(data)):
+        say(
+            f"note: all prompts of {', '.join(written)} end in a separator or a template of their own, and stand inside "
+            "this one as they are; gptloom data show FILE --stage sft shows it"
+        )
     return chosen, result
 
 
@@ -82,6 +87,14 @@ def _is_plain(data: Sequence[Conversation]) -> bool:
         return False
     prompts = [one.messages[0].content for one in data if len(one.messages) == 2]
     return not prompts or bool(separator_of(prompts))
+
+
+def _written_out(data: Sequence[Conversation]) -> list[str]:
+    """The files of which every row is a prompt with a separator and its completion."""
+    by_task: dict[str, list[Conversation]] = {}
+    for conversation in data:
+        by_task.setdefault(conversation.task, []).append(conversation)
+    return [task for task, own in by_task.items() if len(own) > 1 and any(one.prompt for one in own) and _is_plain(own)]
 
 
 def _check_tokens(name: str, tokenizer: Tokenizer, embeds: bool) -> None:

@@ -44,11 +44,12 @@ def fit_memory(plan: AnyPlan) -> AnyPlan:
         rows = -(-rows // 2)
     needed = fixed + per_token * _tokens(longest, rows)
     if needed > there:
-        what = (
-            f"the longest batch, {rows} examples at a time, needs {human_bytes(needed)} of {human_bytes(there)} memory"
-        )
-        levers = [f"--micro-batch {max(1, rows // 4)}"] if rows > 1 else ["a smaller --max-length"]
-        raise UserError(Problem(what, mend=", ".join([*levers, "--method lora"])))
+        at_once = "one example at a time" if rows == 1 else f"{rows} examples at a time"
+        what = f"the longest batch, {at_once}, needs {human_bytes(needed)} of {human_bytes(there)} memory"
+        levers = [f"--micro-batch {max(1, rows // 4)}"] if rows > 1 else []
+        levers += ["a smaller --max-length"] if fixed < there and rows == 1 else []
+        levers += ["--method lora"] if plan.lora is None else []
+        raise UserError(Problem(what, mend=", ".join([*levers, "a smaller model"])))
     if rows == examples or asked is not None:
         return plan
     whole = human_bytes(fixed + per_token * longest.tokens)

@@ -61,7 +61,7 @@ def resume_tuning(
         mend = f"gptloom resume {folder} --max-steps {2 * before.step}"
         if at_once:
             mend = f"gptloom {tuning.command} with another --out, or --overwrite"
-        raise UserError(Problem(f"the run is finished: {before.reason}, {before.step} steps", str(folder), mend))
+        raise UserError(Problem(f"the run is finished at step {before.step}: {before.reason}", str(folder), mend))
     data = tuning.read(stored.options)
     if at_once:
         assert tuning.start_again is not None
