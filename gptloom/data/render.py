@@ -72,7 +72,7 @@ class Renderer:
 
     Attributes:
         end_id: ends every answer, in training and in service.
-        stop_ids: at which writing an answer stops: that one and the end of a text.
+        stop_ids: at which writing an answer stops: that one and the end of a text (not GPT-1's, which is a line end).
         stop: texts at which it stops: the one of ``plain``, if it has any.
     """
 
@@ -87,7 +87,7 @@ class Renderer:
             raise UserError(Problem(what, f"template {format.template}", "the tokenizer that the model was tuned with"))
         self.tokenizer, self.format, self.prompt_weight = tokenizer, format, prompt_weight
         self.end_id = tokenizer.special_tokens[format.end]
-        self.stop_ids = frozenset({self.end_id, tokenizer.eot_id})
+        self.stop_ids = frozenset({self.end_id, tokenizer.eot_id} & set(tokenizer.special_tokens.values()))
         self.stop = [format.stop] if format.stop else []
         self._writer = writer_of(tokenizer, format.template, format.jinja)
         self._ids = IdsOfText(tokenizer)

@@ -40,15 +40,15 @@ def beam_search(
     vocabulary: Vocabulary,
     prompt: list[int],
     options: SamplingOptions,
-    stop_ids: Collection[int] = (),
+    stop_ids: Collection[int] | None = None,
 ) -> list[Generated]:
-    """The ``options.n`` best-scored completions of ``prompt``, best first; end-of-text and ``stop_ids`` end one.
+    """The ``options.n`` best-scored completions of ``prompt``, best first; one of ``stop_ids`` (default: end-of-text) ends it.
 
     The search ends when no live beam can still enter the best ``n``, whatever it would go on with, or at ``max_tokens``
     or the context's end, where live beams count as they are. Raises ``UserError`` when the prompt does not fit.
     """
     prompt = fit_prompt(prompt, model.config.context, options)
-    stops = frozenset((vocabulary.eot_id, *stop_ids))
+    stops = frozenset((vocabulary.eot_id,) if stop_ids is None else stop_ids)
     room = min(options.max_tokens, model.config.context - len(prompt))
     # Two rows' worth: the beams of one step are copied from one half to the other in their new order.
     cache = model.make_cache(2 * options.beams, len(prompt) + room)

@@ -36,6 +36,7 @@ class ChatModel:
     def __init__(self, language_model: LanguageModel, renderer: Renderer) -> None:
         self.language_model = language_model
         self.renderer = renderer
+        self.stop_ids = renderer.stop_ids | language_model.folder_stop_ids
         self._said_left_out = False
 
     def reply(self, messages: Messages, *, tools: Tools = (), **options: Any) -> Completion:
@@ -49,7 +50,7 @@ class ChatModel:
         """
         sampling = self._sampling(SamplingOptions(**options))
         prompt = self._prompt(messages, sampling.max_tokens, tools)
-        return next(self.language_model.complete_ids([prompt], sampling, self.renderer.stop_ids))[0]
+        return next(self.language_model.complete_ids([prompt], sampling, self.stop_ids))[0]
 
     def stream(self, messages: Messages, *, tools: Tools = (), **options: Any) -> Iterator[str]:
         """The text of ``reply`` in pieces, as it is written."""
@@ -59,7 +60,7 @@ class ChatModel:
         """The answer token by token; raises at the call, as ``reply``."""
         sampling = self._sampling(options)
         prompt = self._prompt(messages, sampling.max_tokens, tools)
-        return self.language_model.events_ids(prompt, sampling, self.renderer.stop_ids)
+        return self.language_model.events_ids(prompt, sampling, self.stop_ids)
 
     def complete(
         self, conversations: Sequence[Messages | Conversation], options: SamplingOptions
@@ -80,7 +81,7 @@ class ChatModel:
                 problems += [Problem(problem.what, place, problem.mend) for problem in error.problems]
         if problems:
             raise UserError(*problems)
-        for (completion,) in self.language_model.complete_ids(prompts, sampling, self.renderer.stop_ids):
+        for (completion,) in self.language_model.complete_ids(prompts, sampling, self.stop_ids):
             yield completion
 
     def prompt(self, messages: Messages, max_tokens: int, tools: Tools = ()) -> ChatPrompt:

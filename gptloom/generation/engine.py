@@ -34,14 +34,14 @@ class Engine:
     """Writes completions of many requests side by side."""
 
     def __init__(
-        self, model: InferenceModel, vocabulary: Vocabulary, slots: int = 16, stop_ids: Collection[int] = ()
+        self, model: InferenceModel, vocabulary: Vocabulary, slots: int = 16, stop_ids: Collection[int] | None = None
     ) -> None:
         """``slots``: how many completions are under way at once; memory for the cache grows with use up to that.
-        ``stop_ids``: what ends a completion beside end-of-text."""
+        ``stop_ids``: what ends a completion (default: end-of-text)."""
         self.model = model
         self.slots = slots
         self._vocabulary = vocabulary
-        self._stop_ids = frozenset((vocabulary.eot_id, *stop_ids))
+        self._stop_ids = frozenset((vocabulary.eot_id,) if stop_ids is None else stop_ids)
         self._requests: dict[int, Request] = {}
         self._waiting: deque[Choice] = deque()
         self._live: list[Choice] = []  # by cache row

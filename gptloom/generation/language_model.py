@@ -98,7 +98,8 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
-        self.stop_ids = frozenset(stop_ids)
+        self.folder_stop_ids = frozenset(stop_ids)
+        self.stop_ids = self.folder_stop_ids | {tokenizer.eot_id}
         own = next(name for name, dtype in DTYPES.items() if dtype == model.head_weight.dtype)
         self._precision: Precision = precision or own  # type: ignore[assignment]
         self._compile = compile
@@ -138,14 +139,14 @@ class LanguageModel:
         yield from self._completions(prompts, encoded, options, self.stop_ids)
 
     def complete_ids(
-        self, prompts: Sequence[Sequence[int]], options: SamplingOptions, stop_ids: Collection[int] = ()
+        self, prompts: Sequence[Sequence[int]], options: SamplingOptions, stop_ids: Collection[int] | None = None
     ) -> Iterator[list[Completion]]:
-        """``complete`` of prompts that are token ids already; ``stop_ids`` end a completion as well.
+        """``complete`` of prompts that are token ids already; ``stop_ids`` instead of the usual ones end a completion.
 
         The ``prompt`` of a completion is what its ids stand for, special tokens by their spelling.
         """
         texts = [self.tokenizer.decode(ids) for ids in prompts]
-        yield from self._completions(texts, prompts, options, self.stop_ids.union(stop_ids))
+        yield from self._completions(texts, prompts, options, self.stop_ids if stop_ids is None else stop_ids)
 
     def _completions(
         self,
@@ -178,12 +179,12 @@ class LanguageModel:
         return self.events_ids(self._encode(prompt), options)
 
     def events_ids(
-        self, prompt: Sequence[int], options: SamplingOptions, stop_ids: Collection[int] = ()
+        self, prompt: Sequence[int], options: SamplingOptions, stop_ids: Collection[int] | None = None
     ) -> Iterator[Event]:
-        """``events`` of a prompt of token ids; ``stop_ids`` end the completion as well."""
+        """``events`` of a prompt of token ids; ``stop_ids`` instead of the usual ones end the completion."""
         if options.written > 1 or options.beams > 1:
             raise UserError(Problem("a stream is one completion: n, best_of and beams exclude it", mend="use generate"))
-        engine = self._engine(1, options.max_tokens, self.stop_ids.union(stop_ids))
+        engine = self._engine(1, options.max_tokens, self.stop_ids if stop_ids is None else stop_ids)
         engine.add(prompt, options)
         return _events(engine)
 

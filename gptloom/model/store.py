@@ -120,7 +120,8 @@ def write_description(
     eot_id, pad_id = (tokenizer.eot_id, tokenizer.pad_id) if tokenizer is not None else (None, None)
     ids: dict[str, Any] = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": pad_id}
     if tokenizer is not None and chat is not None:  # an answer ends there, a text at the end-of-text
-        ids["eos_token_id"] = list(dict.fromkeys([tokenizer.special_tokens[chat.end], tokenizer.eot_id]))
+        ends = dict.fromkeys([tokenizer.special_tokens[chat.end], tokenizer.eot_id])
+        ids["eos_token_id"] = [token for token in ends if token in tokenizer.special_tokens.values()]
     raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id, task)
     write_json(folder / CONFIG_FILE, raw)
     write_json(folder / GENERATION_FILE, {k: v for k, v in ids.items() if v is not None} | dict(generation or {}))

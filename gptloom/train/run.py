@@ -20,7 +20,7 @@ from gptloom.observe.events import EventLog, next_attempt
 from gptloom.train.disk import REASON, DiskFull, PatientLog, unless_full
 from gptloom.train.form import Form, WholeModel
 from gptloom.train.guards import Guard
-from gptloom.train.lock import RunLock
+from gptloom.train.lock import RunLock, is_locked
 from gptloom.train.lost import lost_peer
 from gptloom.train.parallel import Parallel
 from gptloom.train.schedules import Schedule
@@ -303,6 +303,8 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         raise UserError(Problem("there is a file of this name", str(folder), "another --out"))
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / STATE).exists():
+            if is_locked(folder):
+                raise UserError(Problem("another process is beginning a run there", str(folder), "another --out"))
             raise UserError(Problem("the folder is not empty and holds no run", str(folder), "another --out"))
         if not overwrite:
             mend = f"gptloom resume {folder}, another --out, or --overwrite"

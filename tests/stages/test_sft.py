@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,8 +19,9 @@ from gptloom.config.sft import SftOptions
 from gptloom.data.render import Renderer
 from gptloom.model.store import load_model, read_chat, read_lineage, save_model
 from gptloom.model.transformer import Transformer
-from gptloom.stages.sft.data import read_sft_data
+from gptloom.stages.sft.data import read_sft_data, share_weights
 from gptloom.stages.sft.plan import plan_run
+from gptloom.stages.sft.replay import JoinedTokens, TokensInMemory
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.train import train_tokenizer
 
@@ -191,9 +193,9 @@ def test_files_are_weighed_and_held_out_apart(base: Path, tmp_path: Path) -> Non
     data = read_sft_data(resolve(SftOptions, given).options)
     assert [(source.name, source.weight) for source in data.sources] == [("a", 0.5), ("b", 1.0)]
     assert set(data.valid) == {"a", "b"} and [len(held) for held in data.valid.values()] == [1, 1]
-    even = read_sft_data(resolve(SftOptions, {**given, "data": [a, b], "mix_temperature": 1e6}).options)
-    shares = [source.weight * len(source.conversations) for source in even.sources]
-    assert shares[0] == pytest.approx(shares[1], rel=1e-3) and sum(shares) == pytest.approx(10)
+    shares = [weight * size for weight, size in zip(share_weights([8, 4], [1, 1], 1e6), [8, 4], strict=True)]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-3) and sum(shares) == pytest.approx(12)
+    assert share_weights([8, 4], [0.5, 1.0], None) == [0.5, 1.0]
 
 
 def test_a_held_out_prompt_that_is_trained_on_is_refused(sft: Callable[..., Any], tmp_path: Path) -> None:
@@ -246,3 +248,71 @@ def test_options_that_do_nothing_are_refused_together(sft: Callable[..., Any], t
     said = refusal(lambda: sft(rank=4, layers=1, mix_temperature=2.0))
     assert all(name in said for name in ("--rank", "--layers", "--mix-temperature"))
     assert not (tmp_path / "run").exists()
+
+
+def turns(*texts: str) -> dict[str, Any]:
+    roles = ("user", "assistant") * len(texts)
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]}
+
+
+def test_files_of_one_name_stay_apart(base: Path, tmp_path: Path) -> None:
+    a, b = write(tmp_path / "held.en.jsonl", rows(2)), write(tmp_path / "held.de.jsonl", rows(3, begin=2))
+    data = write(tmp_path / "a.jsonl", rows(8, begin=8))
+    found = read_sft_data(resolve(SftOptions, {"base": str(base), "data": [data], "valid": [a, b]}).options)
+    assert {name: len(held) for name, held in found.valid.items()} == {a: 2, b: 3}
+
+
+def test_what_is_held_out_is_nowhere_the_beginning_of_what_is_trained_on(base: Path, tmp_path: Path) -> None:
+    long = [turns(f"a{i}", "yes", "b", f"c{i}") for i in range(20)]
+    short = [turns(f"a{i}", "yes") for i in range(20)]
+    both = write(tmp_path / "both.jsonl", [*long, *short])
+    data = read_sft_data(resolve(SftOptions, {"base": str(base), "data": [both], "valid_share": 0.3}).options)
+    sides = [{one.messages[0].content for one in side} for side in (data.train, next(iter(data.valid.values())))]
+    assert sides[1] and not sides[0] & sides[1]
+    for trained, held in ((long, short), (short, long)):
+        given = {"data": [write(tmp_path / "t.jsonl", trained)], "valid": [write(tmp_path / "v.jsonl", held)]}
+        said = refusal(lambda given=given: read_sft_data(resolve(SftOptions, {"base": str(base), **given}).options))
+        assert "20 held-out prompts also in --data" in said
+
+
+def test_plain_text_that_is_held_out_is_not_trained_on(base: Path, tmp_path: Path) -> None:
+    data, valid = (write(tmp_path / f"{name}.jsonl", [{"text": f"line {i}"} for i in range(6)]) for name in "ab")
+    options = resolve(SftOptions, {"base": str(base), "data": [data], "valid": [valid]}).options
+    assert "6 held-out prompts also in --data" in refusal(lambda: read_sft_data(options))
+
+
+def test_a_plain_base_is_not_taught_another_stop(sft: Callable[..., Any], tmp_path: Path) -> None:
+    def prepared(stop: str) -> str:
+        made = [{"prompt": f"{row['prompt']} ->", "completion": f" {row['completion']}{stop}"} for row in rows()]
+        return write(tmp_path / f"{len(stop)}_prepared.jsonl", made)
+
+    run = sft(data=[prepared("\n")])
+    said = refusal(lambda: sft(base=str(run.path), data=[prepared(" END")], out=str(tmp_path / "other")))
+    assert "' END'" in said and "unlearn" in said
+
+
+def test_letters_that_the_tokenizer_does_not_know_are_told(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "letters"
+    tokenizer = train_tokenizer("chars", ["what is the old young green king queen river boat of wood"], None)
+    _, config = load_model(base)
+    config = config.model_copy(update={"vocab_size": tokenizer.vocab_size})
+    save_model(folder, Transformer.initialised(config, seed=1), config, tokenizer=tokenizer)
+    data = write(tmp_path / "strange.jsonl", [{"prompt": f"what {i}", "completion": "ÄÖÜ"} for i in range(8)])
+    gptloom.sft(str(folder), data=[data], template="plain", dry_run=True, threads=torch.get_num_threads())
+    assert "learned tokens are <|unk|>" in capsys.readouterr().err
+
+
+def test_all_parts_of_a_mixture_are_read_again() -> None:
+    parts = [TokensInMemory(np.arange(10)), TokensInMemory(np.arange(100, 104)), TokensInMemory(np.arange(200, 220))]
+    joined = JoinedTokens(parts)
+    assert joined.n_tokens == 34
+    assert joined.gather(np.array([0, 8, 10, 13, 14, 33]), 3).tolist() == [
+        [0, 1, 2],
+        [7, 8, 9],
+        [100, 101, 102],
+        [101, 102, 103],
+        [200, 201, 202],
+        [217, 218, 219],
+    ]

@@ -171,7 +171,7 @@ def test_a_template_that_is_none(refused: Refused, tmp_path: Path) -> None:
 def test_another_template_than_the_base_was_tuned_with(refused: Refused, tmp_path: Path) -> None:
     tuned = base_in(tmp_path / "tuned", chat="chatml")
     told = refused(chats(), "--template", "alpaca", base=tuned)
-    assert told.what == "--template alpaca: BASE was taught chatml, and would have to unlearn it"
+    assert told.what == "template alpaca: BASE was taught chatml, and would have to unlearn it"
     assert told.where == str(tuned) and told.mend == "leave it out, or --template chatml; --yes does it all the same"
     mine = template(tmp_path / "mine.jinja", LOOP + WRITES + ASKS)
     assert "BASE was taught chatml" in refused(chats(), "--template", mine, base=tuned).what
@@ -188,7 +188,7 @@ def test_another_template_than_the_adapter_was_tuned_with(
     capsys.readouterr()
     adapter = ["--method", "lora", "--adapter", str(tmp_path / "first" / "adapter")]
     told = refused(pairs(), *adapter, "--template", "alpaca")
-    assert told.what == "--template alpaca: BASE was taught plain, and would have to unlearn it"
+    assert told.what == "template alpaca: BASE was taught plain, and would have to unlearn it"
     assert main([*lora, *adapter[2:], "--dry-run"]) == 0
     assert "template plain: as BASE was taught" in capsys.readouterr().err
 

@@ -39,7 +39,9 @@ def adopt(options: SftOptions, data: SftData) -> ChatBody:
     reference = resolve_model(options.base)
     if reference.path is None:
         name = str(reference.preset)
-        raise UserError(Problem(f"{name} is a preset: it has no trained weights", mend=weights_for(name)))
+        raise UserError(
+            Problem(f"{name} is a preset: it has no trained weights", mend=weights_for(name, untrained=False))
+        )
     check_tokenizer(reference)
     config = read_config(reference.path)
     if config.mask != "causal":

@@ -20,7 +20,7 @@ from gptloom.stages.tuning.body import files_hash
 
 @dataclass(frozen=True)
 class Source:
-    """The conversations of one file, and how often a pass takes each."""
+    """The conversations of one file, and the weight that it was given: how often a pass takes each."""
 
     name: str
     conversations: list[Conversation]
@@ -60,13 +60,13 @@ def read_sft_data(options: SftOptions) -> SftData:
         sources, valid = _hold_out(sources, options.valid_share)
         kept = sum(map(len, valid.values()))
         say(
-            f"validation: {counted(kept, 'conversation')} held out, by a hash of their prompts: the same whatever the seed"
+            f"validation: {counted(kept, 'conversation')} held out, by a hash of how they begin: the same whatever the seed"
         )
     if not any(source.conversations for source in sources) or not any(valid.values()):
         trained = sum(len(source.conversations) for source in sources)
         what = f"{trained} conversations to train on and {sum(map(len, valid.values()))} held out"
         raise UserError(Problem(what, ", ".join(train_paths), "more rows, or --valid FILE"))
-    sources = _mixed([source for source in sources if source.conversations], options.mix_temperature)
+    sources = [source for source in sources if source.conversations]
     return SftData(sources, valid, files_hash([*train_paths, *valid_paths]))
 
 
@@ -96,32 +96,49 @@ def _read(paths: Sequence[str], format: str | None) -> dict[str, list[Conversati
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
-    """What each file is called in figures: its stem, with its folder where two have the same."""
+    """What each file is called in figures: its stem, or its whole path where two have the same."""
     stems = {path: Path(path).name.split(".")[0] for path in paths}
-    twice = {stem for stem in stems.values() if list(stems.values()).count(stem) > 1}
-    return {path: f"{Path(path).parent.name}/{stem}" if stem in twice else stem for path, stem in stems.items()}
+    often = Counter(stems.values())
+    return {path: stem if often[stem] == 1 else path for path, stem in stems.items()}
 
 
-def prompt_key(conversation: Conversation) -> bytes:
-    """A hash of everything before the last answer; of the answer where nothing comes before."""
-    texts = [f"{message.role}\x1f{message.content}" for message in conversation.prompt] or [conversation.answer]
-    text = "\x1e".join(" ".join(text.split()) for text in texts)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def first_key(conversation: Conversation) -> bytes:
+    """A hash of everything before the first answer; of that answer where nothing comes before."""
+    return next(iter(prompt_keys(conversation)))
+
+
+def prompt_keys(conversation: Conversation) -> dict[bytes, bytes]:
+    """For each answer: a hash of all that comes before it -> one of the same and the answer.
+
+    Where nothing comes before, as in plain text, both are of the answer.
+    """
+    keys: dict[bytes, bytes] = {}
+    told: list[str] = []
+    for message in conversation.messages:
+        before = tuple(told)
+        told.append(f"{message.role}\x1f{' '.join(message.content.split())}")
+        if message.role == "assistant":
+            keys[_hash(before or told)] = _hash(told)
+    return keys
+
+
+def _hash(texts: Sequence[str]) -> bytes:
+    return hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _hold_out(sources: Sequence[Source], share: float) -> tuple[list[Source], dict[str, list[Conversation]]]:
-    """``share`` of the different prompts of each file, at least one of two; equal prompts stay together."""
+    """``share`` of the different beginnings of each file, at least one of two; equal beginnings stay together."""
     kept: list[Source] = []
     valid: dict[str, list[Conversation]] = {}
     held: set[bytes] = set()
     for source in sources:
-        keys = sorted({prompt_key(conversation) for conversation in source.conversations})
+        keys = sorted({first_key(conversation) for conversation in source.conversations})
         if len(keys) > 1:
             held |= set(keys[: max(1, round(share * len(keys)))])
     for source in sources:
         sides: tuple[list[Conversation], list[Conversation]] = ([], [])
         for conversation in source.conversations:
-            sides[prompt_key(conversation) in held].append(conversation)
+            sides[first_key(conversation) in held].append(conversation)
         kept.append(Source(source.name, sides[0], source.weight))
         if sides[1]:
             valid[source.name] = sides[1]
@@ -129,23 +146,32 @@ def _hold_out(sources: Sequence[Source], share: float) -> tuple[list[Source], di
 
 
 def _check_apart(sources: Sequence[Source], valid: dict[str, list[Conversation]]) -> None:
-    """UserError where a held-out prompt is trained on: its loss would say nothing."""
-    trained = {prompt_key(one) for source in sources for one in source.conversations if one.prompt}
-    leaks = [one.where for held in valid.values() for one in held if one.prompt and prompt_key(one) in trained]
+    """UserError where a held-out prompt, or a whole exchange before it, is trained on: its loss would say nothing."""
+    prompts: set[bytes] = set()
+    exchanges: set[bytes] = set()
+    for conversation in (one for source in sources for one in source.conversations):
+        keys = prompt_keys(conversation)
+        prompts |= keys.keys()
+        exchanges |= set(keys.values())
+    leaks = []
+    for conversation in (one for held in valid.values() for one in held):
+        *earlier, last = prompt_keys(conversation).items()
+        if last[0] in prompts or any(exchange in exchanges for _, exchange in earlier):
+            leaks.append(conversation.where)
     if leaks:
         what = f"{counted(len(leaks), 'held-out prompt')} also in --data"
         mend = "take them out of one of the files; gptloom data check FILE --valid FILE lists them"
         raise UserError(Problem(what, first_few(leaks), mend))
 
 
-def _mixed(sources: list[Source], temperature: float | None) -> list[Source]:
-    """Weights with which the shares of files go as n^(1/T) (Raffel et al. 2020, section 3.5.2); a pass stays as long."""
+def share_weights(sizes: Sequence[int], weights: Sequence[float], temperature: float | None) -> list[float]:
+    """How often a pass takes each example of files of so many, so that the shares of the files go as size^(1/T).
+
+    Raffel et al. 2020, section 3.5.2; a pass stays as long. ``weights``: how often without a temperature.
+    """
     if temperature is None:
-        return sources
-    sizes = [source.weight * len(source.conversations) for source in sources]
-    flat = [size ** (1 / temperature) for size in sizes]
-    factor = sum(sizes) / sum(flat)
-    return [
-        Source(source.name, source.conversations, factor * own / len(source.conversations))
-        for source, own in zip(sources, flat, strict=True)
-    ]
+        return list(weights)
+    counts = [weight * size for size, weight in zip(sizes, weights, strict=True)]
+    flat = [count ** (1 / temperature) for count in counts]
+    factor = sum(counts) / sum(flat)
+    return [factor * own / size for size, own in zip(sizes, flat, strict=True)]

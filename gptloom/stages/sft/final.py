@@ -52,9 +52,9 @@ def look_before(plan: SftPlan, run: Run) -> None:
 def check_first_loss(plan: SftPlan, loss: float) -> None:
     """UserError where the base expects less of an answer than who knows nothing: ln V."""
     nothing = math.log(plan.body.model.config.vocab_size)
-    if not loss <= nothing + NEAR:
+    if not loss <= nothing + NEAR and not plan.options.yes:
         what = f"the base's loss on held-out answers is {loss:.1f}; who knows nothing has ln V = {nothing:.1f}"
-        mend = "weights and tokenizer are not of one model, or the text is not what it reads: look at a few rows with "
+        mend = "a base whose weights and tokenizer belong together; --yes where it knows so little of such text; see "
         raise UserError(
             Problem(what, plan.options.base, mend + f"gptloom data show {plan.options.data[0]} --stage sft")
         )

@@ -19,13 +19,14 @@ from gptloom.data.render import Rendered, Renderer, shortened
 from gptloom.evaluation.answers import check_answers
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.body import ChatBody, adopt
-from gptloom.stages.sft.data import SftData
+from gptloom.stages.sft.data import SftData, share_weights
 from gptloom.stages.sft.final import leave, look_before
 from gptloom.stages.sft.replay import BaseText, base_text
 from gptloom.stages.tuning.body import parameters_of
 from gptloom.stages.tuning.learning import choose_epochs, choose_rate
 from gptloom.stages.tuning.part import choose_part
 from gptloom.stages.tuning.plan import Plan, Validated
+from gptloom.tokenizer import Tokenizer
 from gptloom.train.form import About
 from gptloom.train.memory import forget_peak
 from gptloom.train.objective import NextToken
@@ -121,10 +122,10 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
     renderer = Renderer(body.tokenizer, body.format, options.prompt_loss_weight)
     accepted = options.max_length is not None
     _check_system(data, body)
-    sources, trained = [], []
+    fitting, trained = [], []
     for source in data.sources:
         examples = renderer.examples(source.conversations)
-        sources.append((fitted(examples, body.max_length, source.name, accepted=accepted), source.weight))
+        fitting.append(fitted(examples, body.max_length, source.name, accepted=accepted))
         trained += _fitting(source.conversations, examples, body.max_length)
     plain = Renderer(body.tokenizer, body.format)  # held-out loss is that of responses, whatever is trained
     valid, answerable = {}, {}
@@ -132,15 +133,17 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
         examples = plain.examples(conversations)
         valid[task] = fitted(examples, body.max_length, f"held out of {task}", accepted=True)
         answerable[task] = _fitting(conversations, examples, body.max_length)
-    _say_supervised([example for made, _ in sources for example in made])
+    _say_supervised([example for made in fitting for example in made], body.tokenizer)
     check_answers([one for held in answerable.values() for one in held if one.metric])
     resolved = choose_rate(resolved, parameters_of(body.model))
     resolved = choose_epochs(resolved, EPOCHS)
     options = resolved.options
     text = base_text(options, body)
     lora = choose_part(body, options, words=True)
+    asked = [source.weight for source in data.sources]
+    weights = share_weights([len(made) for made in fitting], asked, options.mix_temperature)
     batches = ConversationBatches(
-        sources,
+        list(zip(fitting, weights, strict=True)),
         options.batch_size,
         options.seed,
         body.tokenizer.pad_id or 0,
@@ -210,7 +213,7 @@ def _fitting(
     return [conversation for conversation in conversations if conversation.where not in long]
 
 
-def _say_supervised(examples: Sequence[Rendered]) -> None:
+def _say_supervised(examples: Sequence[Rendered], tokenizer: Tokenizer) -> None:
     """What share of the tokens is learned from; UserError where it is none."""
     tokens = sum(len(example.ids) for example in examples)
     learned = sum(int((example.weights > 0).sum()) for example in examples)
@@ -220,3 +223,10 @@ def _say_supervised(examples: Sequence[Rendered]) -> None:
     say(
         f"{learned:,} of {tokens:,} tokens are learned from ({learned / tokens:.0%}); every answer ends in its end token"
     )
+    if tokenizer.unk_id is None:
+        return
+    unknown = {example.where: int((example.ids[example.weights > 0] == tokenizer.unk_id).sum()) for example in examples}
+    if total := sum(unknown.values()):
+        places = first_few([where for where, count in unknown.items() if count])
+        name = tokenizer.spelling_of(tokenizer.unk_id)
+        say(f"warning: {counted(total, 'learned token')} are {name}, for what this tokenizer does not know: {places}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,9 @@ def base_text(options: SftOptions, body: ChatBody) -> BaseText | None:
     Raises:
         UserError: --replay without any text, or with less than one window of it.
     """
-    found = _given(options, body.tokenizer) if options.replay_data else _of_run(options.base)
+    found = _given(options, body.tokenizer) if options.replay_data else _of_run(options.base, body.model.config.context)
+    if options.replay_data and not options.replay:
+        say("--replay-data without --replay: none of it is trained on; it is only measured, before and after")
     if options.replay:
         if found is None:
             what = f"--replay {options.replay:g}: the text that BASE was pretrained on is not known here"
@@ -107,12 +109,33 @@ def _given(options: SftOptions, tokenizer: Tokenizer) -> BaseText:
     return BaseText(train, valid)
 
 
-def _of_run(base: str) -> BaseText | None:
-    """The shards inside the run folder; of a mixture the first part, which is the largest share of most."""
+def _of_run(base: str, window: int) -> BaseText | None:
+    """The shards inside the run folder, every part of a mixture that has a window of ids."""
     if base.startswith(PREFIX):
         return None
     run = resolve_reference(base).run
     if run is None or not (run / DATA).is_dir():
         return None
     shards = load_built(run / DATA).open()
-    return BaseText(shards.train[0][0], shards.valid)
+    parts = [tokens for tokens, _ in shards.train if tokens.n_tokens > window] or [shards.train[0][0]]
+    return BaseText(parts[0] if len(parts) == 1 else JoinedTokens(parts), shards.valid)
+
+
+class JoinedTokens:
+    """Several long texts one behind another; nothing is read across a border."""
+
+    def __init__(self, parts: Sequence[GatheredTokens]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([tokens.n_tokens for tokens in parts])
+        self.n_tokens = int(self._ends[-1])
+
+    def gather(self, starts: Ints, length: int) -> Ints:
+        """Ids from each of ``starts`` on [starts, length]; from the last place that has so many where a part ends before."""
+        rows = np.empty((len(starts), length), dtype=np.int64)
+        owners = np.searchsorted(self._ends, starts, side="right")
+        for index, tokens in enumerate(self._parts):
+            mine = owners == index
+            if mine.any():
+                begin = int(self._ends[index]) - tokens.n_tokens
+                rows[mine] = tokens.gather(np.minimum(starts[mine] - begin, tokens.n_tokens - length), length)
+        return rows

@@ -32,15 +32,16 @@ def choose_template(
     name, why = _name(options, known, data, embeds)
     separator, stop = _borders(data) if name == "plain" else ("", "")
     if known is not None and name == known.template:
-        chosen, result = known, tokenizer
+        chosen = known if name != "plain" else known.model_copy(update={"separator": separator, "stop": stop})
+        result = tokenizer
     elif name in get_args(Template):
         if name == "tokenizer":
             mend = "another --template, or none"
             raise UserError(
                 Problem("--template tokenizer: the tokenizer of BASE has no chat template", options.base, mend)
             )
-        _check_tokens(name, tokenizer, embeds)
         chosen, result = built_in(name, tokenizer, separator=separator, stop=stop)
+        _check_tokens(name, tokenizer, result, embeds)
     elif Path(name).is_file():
         chosen, result = from_file(name, tokenizer), tokenizer
     else:
@@ -48,7 +49,12 @@ def choose_template(
             Problem(f"--template {name}: no template or file is called so", mend=nearest(name, get_args(Template)))
         )
     if known is not None and chosen != known and not options.yes:
-        what = f"--template {name}: BASE was taught {known.template}, and would have to unlearn it"
+        what = f"template {name}: BASE was taught {known.template}, and would have to unlearn it"
+        if chosen.template == known.template:
+            what = (
+                f"prompts end in {separator!r} and completions in {stop!r}; BASE was taught {known.separator!r} and "
+                f"{known.stop!r}, and would have to unlearn them"
+            )
         raise UserError(
             Problem(what, options.base, f"leave it out, or --template {known.template}; --yes does it all the same")
         )
@@ -97,10 +103,10 @@ def _written_out(data: Sequence[Conversation]) -> list[str]:
     return [task for task, own in by_task.items() if len(own) > 1 and any(one.prompt for one in own) and _is_plain(own)]
 
 
-def _check_tokens(name: str, tokenizer: Tokenizer, embeds: bool) -> None:
-    missing = [token for token in needs_tokens(name) if token not in tokenizer.special_tokens]
+def _check_tokens(name: str, before: Tokenizer, after: Tokenizer, embeds: bool) -> None:
+    """UserError where tokens are new, and embeddings frozen."""
+    missing = [token for token in after.special_tokens if token not in before.special_tokens]
     if missing and not embeds:
-        what = (
-            f"--template {name}: {', '.join(missing)} would be new, and embeddings are frozen: nobody would learn them"
-        )
-        raise UserError(Problem(what, mend="--template alpaca, or --method full"))
+        what = f"template {name}: {', '.join(missing)} would be new, and embeddings are frozen: nobody would learn them"
+        mend = "--method full" if needs_tokens(name) == () else "--template alpaca, or --method full"
+        raise UserError(Problem(what, mend=mend))

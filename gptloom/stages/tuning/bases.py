@@ -17,9 +17,10 @@ PUBLISHED = {  # presets whose weights the hub has, under this name
 }
 
 
-def weights_for(preset: str) -> str:
-    """Where trained weights of the shape of ``preset`` come from."""
-    own = f"gptloom pretrain --model {preset} --data FILE --out runs/{preset} for your own; --untrained: random ones"
+def weights_for(preset: str, *, untrained: bool = True) -> str:
+    """Where weights of the shape of ``preset`` come from; ``untrained``: whether the command takes random ones."""
+    own = f"gptloom pretrain --model {preset} --data FILE --out runs/{preset} for your own"
+    own += "; --untrained: random ones" if untrained else ""
     if preset not in PUBLISHED:
         return own
     return f"{PREFIX}{PUBLISHED[preset]} for the trained weights of the hub; {own}"
