@@ -30,6 +30,7 @@ ORDER = (
     "finetune",
     "feature",
     "sms_spam",
+    "sft",
     "startup",
 )
 HEAD = """# Results

@@ -11,14 +11,14 @@ All weights, our layout of Qwen3, which both open:
 
 - ``gptloom`` (packed) and ``gptloom, padded``: ``gptloom.sft`` with its defaults, and with ``--no-packing``;
 - ``trl defaults``: ``SFTTrainer`` with bf16 and gradient checkpointing, rows in random order padded to the longest;
-- ``no checkpointing``: without it; ``compiled``: with ``torch_compile`` too; ``by length``: given our batches;
-  ``no padding``: its ``padding_free``.
+- ``trl, by length``: without checkpointing, and with our batches, whose rows are of about one length; ``compiled``: that
+  with ``torch_compile``; ``no padding``: that with its ``padding_free``.
 
 Adapters of rank 8 on queries and values with dropout 0.05:
 
 - ``gptloom, lora``, packed, and ``gptloom, lora, padded``;
-- ``litgpt defaults``: bf16-mixed, one row at a time; ``bf16``: weights in bf16; ``together``: all rows of a step
-  in one forward pass, padded.
+- ``litgpt defaults``: bf16-mixed, one row at a time; ``bf16``: weights in bf16; ``together``: that with all rows of a step
+  in one forward pass, padded, and with our batches.
 
 The peers need environments of their own, and are left out where none is named:
 
@@ -52,11 +52,11 @@ EAGER = {"gradient_checkpointing": False}
 
 @dataclass(frozen=True)
 class Side:
-    """A process: whose script it runs, with what, and whether it gets our batches or the rows in random order."""
+    """A process: whose script it runs, with what, and whether in our batches or with the rows in random order."""
 
     script: str
     options: dict[str, Any]
-    ours: bool = False  # the batches
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,12 @@ TABLES = {
         MODERN,
         "trl defaults",
         {
-            "gptloom": Side("sft_gptloom.py", {}, ours=True),
-            "gptloom, padded": Side("sft_gptloom.py", {"packing": False}, ours=True),
+            "gptloom": Side("sft_gptloom.py", {}, grouped=True),
+            "gptloom, padded": Side("sft_gptloom.py", {"packing": False}, grouped=True),
             "trl defaults": Side("sft_trl.py", {}),
-            "trl, no checkpointing": Side("sft_trl.py", EAGER),
-            "trl, compiled": Side("sft_trl.py", {**EAGER, "torch_compile": True}),
-            "trl, compiled, by length": Side("sft_trl.py", {**EAGER, "torch_compile": True}, ours=True),
-            "trl, no padding": Side("sft_trl.py", {**EAGER, "padding_free": True, "max_length": None}),
+            "trl, by length": Side("sft_trl.py", EAGER, grouped=True),
+            "trl, compiled": Side("sft_trl.py", {**EAGER, "torch_compile": True}, grouped=True),
+            "trl, no padding": Side("sft_trl.py", {**EAGER, "padding_free": True, "max_length": None}, grouped=True),
         },
         learns=True,
     ),
@@ -97,18 +96,20 @@ TABLES = {
         PYTHIA,
         "litgpt defaults",
         {
-            "gptloom, lora": Side("sft_gptloom.py", LORA, ours=True),
-            "gptloom, lora, padded": Side("sft_gptloom.py", {**LORA, "packing": False}, ours=True),
+            "gptloom, lora": Side("sft_gptloom.py", LORA, grouped=True),
+            "gptloom, lora, padded": Side("sft_gptloom.py", {**LORA, "packing": False}, grouped=True),
             "litgpt defaults": Side("sft_litgpt.py", {}),
             "litgpt, bf16": Side("sft_litgpt.py", {"precision": "bf16-true", "workers": 0}),
-            "litgpt, bf16, together": Side("sft_litgpt.py", {"precision": "bf16-true", "together": True, "workers": 0}),
+            "litgpt, together": Side(
+                "sft_litgpt.py", {"precision": "bf16-true", "together": True, "workers": 0}, grouped=True
+            ),
         },
         learns=False,
     ),
 }
 PEERS = {"sft_trl.py": "trl", "sft_litgpt.py": "litgpt"}
-USUAL = {"rounds": 3, "steps": 6, "batch": 8, "max_length": 512}
-TINY = {"rounds": 1, "steps": 3, "batch": 4, "max_length": 512}
+USUAL = {"rounds": 3, "steps": 5, "batch": 8, "max_length": 512}
+TINY = {"rounds": 1, "steps": 2, "batch": 4, "max_length": 512}
 TINY_NOTE = "tiny settings: the figures mean nothing and no target is judged"
 
 
@@ -122,7 +123,7 @@ def run_side(
     laid_out, folder = rounds[turn], body.parent
     label = f"{name.replace(', ', '-').replace(' ', '-')}-{turn}"
     rows = folder / f"{label}.json"
-    texts = laid_out.rows if side.ours else laid_out.shuffled(given.batch, given.warmup, given.seed + turn)
+    texts = laid_out.rows if side.grouped else laid_out.shuffled(given.batch, given.warmup, given.seed + turn)
     rows.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
     settings = {
         "model": str(body), "rows": str(rows), "train": str(laid_out.train), "valid": str(laid_out.valid),
@@ -238,15 +239,17 @@ def measure(given: argparse.Namespace, folder: Path) -> Result:
     kept = ("rounds", "steps", "warmup", "batch", "max_length", "lr", "weight_decay", "clip", "seed", "threads")
     settings = {name: getattr(given, name) for name in kept}
     notes = [TINY_NOTE] if given.tiny else []
-    notes += [versions(runs[0]["versions"]) for sides in raw.values() for runs in sides.values()]
+    notes += peer_versions(raw)
     missing = [peer for script, peer in PEERS.items() if script not in given.pythons]
     notes += [f"{peer} was left out: no --{peer}-python (--help says how to make it)" for peer in missing]
     return Result("sft", settings, tables, checks, list(dict.fromkeys(notes)), raw)
 
 
-def versions(found: Mapping[str, str]) -> str:
-    """``a side's process: torch 2.13.0, trl 1.16.0``."""
-    return "a side's process: " + ", ".join(f"{name} {version}" for name, version in found.items())
+def peer_versions(raw: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> list[str]:
+    """``trl 1.16.0, transformers 5.23.0, torch 2.13.0``, a line for each peer."""
+    peers = [(title, name) for title in raw for name in TABLES[title].peers if name in raw[title]]
+    found = [raw[title][name][0]["versions"] for title, name in peers]
+    return [", ".join(f"{package} {version}" for package, version in one.items()) for one in found]
 
 
 def parse() -> argparse.Namespace:
@@ -258,7 +261,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--side", choices=names, action="append", help="only these (default: all)")
     parser.add_argument("--rounds", type=int, help=f"processes of each side (default: {USUAL['rounds']})")
     parser.add_argument("--steps", type=int, help=f"timed steps of each process (default: {USUAL['steps']})")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them (default: 2)")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them (default: 3)")
     parser.add_argument("--batch", type=int, help=f"examples of a step (default: {USUAL['batch']})")
     parser.add_argument("--max-length", type=int, help=f"longest example in tokens (default: {USUAL['max_length']})")
     parser.add_argument("--lr", type=float, default=1e-4, help="highest learning rate (default: 1e-4)")

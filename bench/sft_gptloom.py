@@ -66,7 +66,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             yes=True,
             **settings["options"],
         )
-    return {**found, "threads": torch.get_num_threads(), "versions": {"torch": torch.__version__}}
+    return {**found, "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":

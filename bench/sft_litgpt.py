@@ -114,7 +114,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         "learned": learned,
         "peak_bytes": harness.peak_bytes(),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "litgpt", "lightning")},
+        "versions": {name: version(name) for name in ("litgpt", "lightning", "torch")},
     }
 
 

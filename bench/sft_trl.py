@@ -92,7 +92,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         "learned": learned(trainer.train_dataset, settings["batch"]),
         "peak_bytes": note.peak,
         "threads": torch.get_num_threads(),
-        "versions": {package.__name__: package.__version__ for package in (torch, transformers, trl)},
+        "versions": {package.__name__: package.__version__ for package in (trl, transformers, torch)},
     }
 
 
