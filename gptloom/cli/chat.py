@@ -96,7 +96,9 @@ def run_chat(resolved: Resolved[ChatOptions], out: Output) -> None:
             return
         if session.chat is None:
             out.say(session.nature)
-        for message, answer in answers(session, messages_given(options.message or [STDIN])):
+        for number, (message, answer) in enumerate(answers(session, messages_given(options.message or [STDIN]))):
+            if number:
+                out.result()  # an answer may have several lines
             out.result(answer if session.chat is not None else message + gap(message, session.model) + answer)
 
 

@@ -32,6 +32,10 @@ class Findings:
         """How many there are of all kinds."""
         return self._counts.total()
 
+    def count_of(self, kind: str) -> int:
+        """How many there are of one kind."""
+        return self._counts[kind]
+
     def problems(self) -> list[Problem]:
         """At most a dozen, with lines that count what is not shown."""
         shown: list[Problem] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from gptloom.data.column_names import is_known
@@ -12,8 +12,12 @@ from gptloom.data.column_names import is_known
 LOOKED_AT = 1000  # rows below the first
 LONGEST_NAME = 40  # characters
 MOST_WORDS = 4
+SENTENCE_ENDS = ".?!"
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+_DIGITS = re.compile(r"\d+")
+_SENTENCE_WORDS = 3
 
 
 def number_of(cell: Any) -> float | None:
@@ -45,6 +49,8 @@ def is_header(first: Sequence[Any], below: Sequence[Sequence[Any]], named: Colle
         return False
     below = below[:LOOKED_AT]
     columns = [[row[i] for row in below if i < len(row)] for i in range(n)]
+    if any(_is_one_of(str(cell), column) for cell, column in zip(cells, columns, strict=True) if cell):
+        return False
     if any(cell and cell in column for cell, column in zip(cells, columns, strict=True)):
         return False
     if any(is_known(cell) for cell in cells):
@@ -59,6 +65,25 @@ def _could_be_names(cells: Sequence[Any]) -> bool:
     if any(not cell for cell in cells[1:]) or len(set(cells)) < len(cells) or not any(cells):
         return False
     return all(len(cell) <= LONGEST_NAME and len(cell.split()) <= MOST_WORDS for cell in cells if cell)
+
+
+def _is_one_of(cell: str, column: Sequence[Any]) -> bool:
+    """Whether a cell is made like most of those below it, as no name of theirs is: ``question 0?`` over ``question 1?``,
+    a sentence over sentences."""
+    texts = [text.strip() for text in column if isinstance(text, str) and text.strip()]
+    makings: list[Callable[[str], str]] = []
+    if _DIGITS.search(cell) and any(map(str.isalpha, cell)):
+        makings.append(lambda text: _DIGITS.sub("0", text))
+    if cell[-1] in SENTENCE_ENDS:
+        makings.append(lambda text: text[-1])
+    if len(cell.split()) >= _SENTENCE_WORDS:
+        makings.append(_word_shapes)
+    return any(2 * sum(making(text) == making(cell) for text in texts) > len(texts) for making in makings)
+
+
+def _word_shapes(text: str) -> str:
+    """``It was Monday`` and ``He saw London`` alike: ``Aa a Aa``."""
+    return re.sub("[a-z]+", "a", re.sub("[A-Z]+", "A", _DIGITS.sub("0", text)))
 
 
 def _numbers(column: Sequence[Any]) -> bool:

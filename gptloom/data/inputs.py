@@ -22,6 +22,7 @@ FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+_FEW_NAMES = 8
 _PICKLE = "model weights or a pickle, not text (a pickle can run any program, so gptloom never opens one)"
 _ARCHIVE = ("an archive of several files", "unpack it and give the folder to --data")
 REFUSED: dict[str, tuple[str, str]] = {  # suffix: (what it is, the mend)
@@ -140,11 +141,12 @@ def _known(path: Path) -> bool:
 
 
 def similar_names(path: Path) -> str:
-    """A sentence that helps someone who mistyped a path: the names beside it that are near, or all."""
+    """A sentence that helps someone who mistyped a path: the names beside it that are near, or all where they are few."""
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either; check the path"
     names = [other.name for other in path.parent.iterdir() if not other.name.startswith(".")]
-    return nearest(path.name, names) if names and len(names) < 10_000 else "check the path"
+    near = nearest(path.name, names) if names and len(names) < 10_000 else ""
+    return near if near.startswith("did") or 0 < len(names) <= _FEW_NAMES else "check the path"
 
 
 def _refusal(path: Path) -> Problem | None:

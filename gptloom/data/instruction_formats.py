@@ -36,6 +36,8 @@ __all__ = [
     "read_conversations",
 ]
 
+OTHER_FORMAT = "rows of another format"
+"""A kind of findings."""
 METRICS = ("exact", "f1", "bleu", "rouge")
 
 
@@ -89,7 +91,7 @@ def _has_columns(row: Row, format: Format, notes: Notes) -> bool:
     if other is not None and (other.name, other.answer) != (format.name, format.answer):
         what = f"{other.title} in a file of {format.title}"
         mend = "one format in a file: write these rows to a file of their own, and give both files"
-        notes.wrong("rows of another format", what, mend)
+        notes.wrong(OTHER_FORMAT, what, mend)
         return False
     keys = ", ".join(row.values) or "none"
     mend = f"write {lacking[0]!r}, or delete the row"

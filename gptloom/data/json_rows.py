@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gptloom.data.lines import Find, Line
+from gptloom.data.lines import Find, Line, Place
 
 Values = dict[str, Any]
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NEXT_ON_LINE = re.compile(r"[ \t\r]*,?[ \t\r]*[^\s,\]]")
 _HALF = re.compile("[\ud800-\udfff]")
 _OBJECT_MEND = 'write each row as {"prompt": ..., "completion": ...} or {"messages": [...]}'
 # Lists of objects that belong to one row; any other list in a lone object holds the rows themselves.
@@ -32,8 +33,9 @@ def jsonl_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]
             yield line.number, value
 
 
-def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]]:
-    """The objects of a list, or of a file that writes one behind another, each with the line where it begins.
+def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int | Place, Values]]:
+    """The objects of a list, or of a file that writes one behind another, each with the line where it begins; where
+    several begin on a line, also with its number in the file.
 
     The text is held as a whole, its rows one at a time. What follows a mistake of syntax is not read.
     """
@@ -41,17 +43,21 @@ def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]]
     unsound = [line.number for line in kept if not line.sound]
     text = "\n".join(line.text for line in kept)
     del kept
-    for number, last, value, source in _values(text, find):
-        if any(number <= line <= last for line in unsound):
+    before = 0  # the line where the row before began
+    for item, (line, last, value, source, ends_line) in enumerate(_values(text, find), start=1):
+        number = Place(line, item) if line == before or (line == last and not ends_line) else line
+        before = line
+        if any(line <= broken <= last for broken in unsound):
             continue
-        if _holds_rows(value, number, find):
+        if _holds_rows(value, line, find):
             return
         if _is_row(value, source, number, find):
             yield number, value
 
 
-def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str]]:
-    """(first line, last line, value, its text) of every element of a list, or of every value of a stream."""
+def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
+    """Every element of a list, or every value of a stream: its first line, its last line, itself, its text, and whether
+    no other begins on its last line."""
     decode = json.JSONDecoder().raw_decode
     line, counted = 1, 0
     place = _skip(text, 0)
@@ -69,7 +75,7 @@ def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str]]:
             find(at, "places that are not JSON", *_broken(error, text))
             return
         last = line + text.count("\n", place, end)
-        yield line, last, value, text[place:end]
+        yield line, last, value, text[place:end], _NEXT_ON_LINE.match(text, end) is None
         place = _skip(text, end)
         if not is_list:
             continue
@@ -98,7 +104,7 @@ def _skip(text: str, place: int) -> int:
     return match.end()
 
 
-def _is_row(value: Any, source: str, number: int, find: Find) -> bool:
+def _is_row(value: Any, source: str, number: int | Place, find: Find) -> bool:
     if not isinstance(value, dict):
         kind = {"list": "list", "str": "text", "NoneType": "null", "bool": "true or false"}
         what = f"a JSON {kind.get(type(value).__name__, 'number')}, not an object"

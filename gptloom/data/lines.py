@@ -9,8 +9,16 @@ from typing import IO, NamedTuple
 from gptloom.data.inputs import COMPRESSIONS
 from gptloom.data.reading import CHUNK_BYTES, open_bytes
 
-Find = Callable[[int, str, str, str | None], None]
-"""Takes the number of a line or row, a kind (see ``Findings.add``), what was found there, and the mend."""
+
+class Place(NamedTuple):
+    """One of several rows that begin on a line."""
+
+    line: int
+    item: int  # from 1, of the whole file
+
+
+Find = Callable[[int | Place, str, str, str | None], None]
+"""Takes the number of a line or row, or its place, a kind (see ``Findings.add``), what was found there, and the mend."""
 
 
 class Line(NamedTuple):

@@ -21,7 +21,7 @@ from gptloom.data.header import is_header
 from gptloom.data.inputs import REFUSED, data_suffix, similar_names
 from gptloom.data.instruction_names import HEADERS
 from gptloom.data.json_rows import json_rows, jsonl_rows
-from gptloom.data.lines import Find, Line, text_lines
+from gptloom.data.lines import Find, Line, Place, text_lines
 from gptloom.data.reading import open_bytes
 from gptloom.data.sheets import xlsx_rows
 from gptloom.data.tables import BINARY_MARKS
@@ -66,7 +66,7 @@ class RowFile:
         self.has_header = format not in ("csv", "tsv", "xlsx", "txt")  # JSON and Parquet name their columns
         self.names: tuple[str, ...] = ()  # of JSON: the keys of the first rows; "1", "2", ... without a header
         self._findings = findings
-        self._found_to: dict[str, int] = {}  # of each kind, the last place where it was found
+        self._found_to: dict[str, Place] = {}  # of each kind, the last place where it was found
         self._delimiter = ","
         if format in ("csv", "tsv", "xlsx"):
             self._read_header(header)
@@ -83,20 +83,23 @@ class RowFile:
         """Whether anything was found so far that is left out."""
         return bool(self._found_to)
 
-    def where(self, number: int) -> str:
-        """The place of a row for a person: ``train.jsonl:17``, or ``train.parquet row 17``."""
+    def where(self, number: int | Place) -> str:
+        """The place of a row for a person: ``train.jsonl:17``, ``train.parquet row 17``, ``train.json:1 item 17``."""
+        if isinstance(number, Place):
+            return f"{self.path}:{number.line} item {number.item}"
         return f"{self.path} row {number}" if self.format in ("parquet", "xlsx") else f"{self.path}:{number}"
 
     def __iter__(self) -> Iterator[Row]:
         for number, values in self._rows():
             yield Row(self.where(number), values)
 
-    def _find(self, number: int, kind: str, what: str, mend: str | None) -> None:
-        if number > self._found_to.get(kind, 0):
+    def _find(self, number: int | Place, kind: str, what: str, mend: str | None) -> None:
+        place = number if isinstance(number, Place) else Place(number, 0)
+        if place > self._found_to.get(kind, Place(0, 0)):
             self._findings.add(kind, what, self.where(number), mend)
-            self._found_to[kind] = number
+            self._found_to[kind] = place
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _rows(self) -> Iterator[tuple[int | Place, dict[str, Any]]]:
         if self.format == "jsonl":
             yield from jsonl_rows(text_lines(Path(self.path), self._find), self._find)
         elif self.format == "json":
@@ -216,7 +219,7 @@ def _is_by_line(text: str, format: FileFormat | None) -> bool:
     return format == "jsonl" or (first.endswith("}") and bool(rest.strip()))
 
 
-def _unheard(number: int, kind: str, what: str, mend: str | None) -> None:
+def _unheard(number: int | Place, kind: str, what: str, mend: str | None) -> None:
     """Takes what will be found again when the rows are read."""
 
 

@@ -93,7 +93,7 @@ def test_messages_are_answered_one_after_another(
     command = ["chat", folders["gptloom"], *SETTINGS, "--system", "Be brief."]
     assert main([*command, "--message", "Hi!", "Why?"]) == 0
     printed = capsys.readouterr()
-    assert printed.out == "".join(f"{answer}\n" for answer in answers) and printed.err == ""
+    assert printed.out == f"{answers[0]}\n\n{answers[1]}\n" and printed.err == "", "an empty line between answers"
     monkeypatch.setattr("sys.stdin", io.StringIO("Hi!\n\nWhy?\n"))
     assert main(command) == 0 and capsys.readouterr().out == printed.out
 
@@ -104,7 +104,7 @@ def test_a_base_model_continues(folders: dict[str, str], capsys: pytest.CaptureF
     assert answers[1] == writer.generate("The", seed=8, top_p=0.9, **settings).text, "each for itself, nothing added"
     assert main(["chat", folders["base"], *SETTINGS, "--message", "Once ", "The"]) == 0
     printed = capsys.readouterr()
-    assert printed.out == f"Once {answers[0]}\nThe{answers[1]}\n"
+    assert printed.out == f"Once {answers[0]}\n\nThe{answers[1]}\n"
     assert len(printed.err.splitlines()) == 1 and "is a base model" in printed.err and "gptloom sft" in printed.err
 
 
@@ -144,6 +144,14 @@ def test_a_conversation_at_the_terminal(session: Session, talk: Talk) -> None:
     assert said(session)[2] == ("user", "Why?") and said(session)[1][1].strip() in shown
     assert "5 tokens" in shown and "tok/s" in shown and "cut at max_tokens 5" in shown and "/help" in shown
     assert "\x1b" not in shown and "\x1b[2m" in talk(session, colours=True)
+
+
+def test_a_missing_file_names_the_near_ones_only(session: Session, talk: Talk, tmp_path: Path) -> None:
+    for name in ("talk.jsonl", *(f"{letter * 5}.txt" for letter in "abcdefgh")):
+        (tmp_path / name).touch()
+    assert "did you mean talk.jsonl?" in talk(session, f"/load {tmp_path}/tolk.jsonl")
+    shown = talk(session, f"/load {tmp_path}/nothere")
+    assert "no such file" in shown and "check the path" in shown and "aaaaa" not in shown
 
 
 def test_several_lines(session: Session, talk: Talk) -> None:

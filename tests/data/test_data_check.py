@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 
 import gptloom
-from gptloom.config.errors import Problem
+from gptloom.config.errors import Problem, UserError
 from gptloom.data.check.report import CheckReport
 from gptloom.data.check.seen import Leaked, Repeated, Seen
 from gptloom.data.check.sketches import near_pairs, repeats, sketch
+from gptloom.data.check.survey import Survey
+from gptloom.data.prepare.load import load
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r", "st")]
 
@@ -39,7 +42,7 @@ def put(path: Path, rows: Any) -> str:
     return str(path)
 
 
-def pair(prompt: str, completion: str) -> dict[str, str]:
+def pair(prompt: str, completion: Any) -> dict[str, Any]:
     return {"prompt": prompt, "completion": completion}
 
 
@@ -251,7 +254,50 @@ def test_documents(tmp_path: Path) -> None:
     assert f"gptloom sft BASE --data {chats}" in str(report.problems[0])
 
 
+def test_lengths_are_those_of_rows(check: Callable[..., CheckReport]) -> None:
+    report = check([pair("a", "b" * n) for n in (1, 1, 8, 99)])
+    assert (report.lengths["median"], report.lengths["percentile_95"]) == (2, 100)
+
+
+def test_prepare_is_advised_where_it_takes_the_file(check: Callable[..., CheckReport], tmp_path: Path) -> None:
+    whole = [pair(f"question {i}", f"answer {i}") for i in range(20)]
+    file = str(tmp_path / "rows.jsonl")
+
+    def takes() -> bool:
+        try:
+            return bool(load(file).rows)
+        except UserError:
+            return False
+
+    few = check([*whole, pair("?", ["a list"])])
+    assert f"gptloom data prepare {file} leaves out the rows that are broken" in few.verdict and takes()
+    many = check([*whole, *[pair("?", ["a list"])] * 3])
+    assert "data prepare" not in many.verdict and not takes()
+    mixed = check([*whole, *[{"messages": [{"role": "user", "content": "a"}]}] * 3])
+    assert "split by format" in mixed.verdict and "data prepare" not in mixed.verdict and not takes()
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("different", [1, 1000, 50_000], ids=["all the same", "few", "all different"])
+def test_bytes_per_row(monkeypatch: pytest.MonkeyPatch, different: int) -> None:
+    """What a docstring of ``Seen`` says: beyond the sketched rows less than 100 bytes a row, whatever repeats."""
+    monkeypatch.setattr("gptloom.data.check.seen.SKETCHED_ROWS", 0)
+    rows = 50_000
+    tracemalloc.start()
+    try:
+        survey = Survey("characters")
+        for i in range(rows):
+            survey.add(f"a.jsonl:{i + 1}", f"question {i % different}", f"answer {i % 2000}", i)
+        repeated = Repeated.of(survey.seen)
+        survey.lengths.as_dict()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert repeated.exact.count + repeated.other_answers.count > 0 or different == rows
+    assert peak < 100 * rows, f"{peak / rows:.0f} bytes a row"
+
 
 MEASURED = """
 import resource, sys

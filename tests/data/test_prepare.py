@@ -12,6 +12,7 @@ import pytest
 
 from gptloom.config.errors import UserError
 from gptloom.data.prepare import Prepared, Reader, prepare
+from gptloom.data.prepare.load import load
 from gptloom.data.prepare.mojibake import repaired
 from gptloom.tokenizer import Tokenizer
 
@@ -149,6 +150,39 @@ def test_columns_without_names(tmp_path: Path) -> None:
     desk = Answers()
     prepared = prepare(str(path), Reader(), desk)
     assert prepared.kind == "classification" and "column 2 as prompt and column 1 as completion" in desk.text
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"question {i}?,answer {i}" for i in range(10)],
+        [
+            f"{question},{answer}"
+            for question, answer in zip(QUESTIONS, ("good", "bad", "good", "bad", "bad"), strict=True)
+        ],
+        [f"{name} saw {place} today,{i % 2}" for i, name in enumerate("ABCDEF") for place in ("Oslo", "Rome")],
+    ],
+    ids=["numbered", "questions", "sentences"],
+)
+def test_a_first_row_like_the_others_is_an_example(tmp_path: Path, lines: list[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    answers = Answers()
+    loaded = load(str(path))
+    assert len(loaded.rows) == len(lines) and loaded.rows.wheres[0].endswith(":1")
+    prepare(str(path), Reader(), answers)
+    assert "column 1 as prompt" in answers.text and "looks like names" not in answers.text
+
+
+def test_names_that_nobody_knows_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("Great film,joy\n" + "".join(f"{q},{i % 2 * 'anger' or 'fear'}\n" for i, q in enumerate(QUESTIONS)))
+    answers = Answers()
+    prepare(str(path), Reader(), answers)
+    assert "the first row, 'Great film', 'joy', looks like names of columns; if it is an example" in answers.text
+    known = Answers()
+    prepare(pairs(tmp_path / "a.jsonl", QUESTIONS, ANSWERS), Reader(), known)
+    assert "looks like names" not in known.text
 
 
 def test_columns_that_could_be_anything(tmp_path: Path) -> None:

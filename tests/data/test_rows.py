@@ -190,6 +190,17 @@ def test_json_file_says_line_and_stops(tmp_path: Path) -> None:
         assert problems[0].startswith(f"{place}: ") and what in problems[0], problems
 
 
+def test_items_that_share_a_line_are_counted(tmp_path: Path) -> None:
+    rows, problems = places(put(tmp_path / "line.json", '[{"a": 1}, 2, {"a": 3}, 4, {"a": 5}]'))
+    assert rows == [":1 item 1", ":1 item 3", ":1 item 5"]
+    assert [problem.split(": ")[0] for problem in problems] == [":1 item 2", ":1 item 4"], "each of them is found"
+    rows, _ = places(
+        put(tmp_path / "lines.json", '[{"a": 1},\n{"a": 2}, {"a":\n 3},\n{"a": 4\n}, {"a": 5}, {"a": 6}\n]')
+    )
+    assert rows == [":1", ":2 item 2", ":2 item 3", ":4", ":5 item 5", ":5 item 6"]
+    assert places(put(tmp_path / "one.json", '[{"a": 1}]'))[0] == [":1"]
+
+
 def test_wrapped_rows_are_pointed_at(tmp_path: Path) -> None:
     found, problems = places(put(tmp_path / "a.json", json.dumps({"version": 1, "data": ROWS})))
     assert not found and "'data' holds 2 rows" in problems[0] and "jq -c '.data[]'" in problems[0]

@@ -114,6 +114,7 @@ class _Check:
 
     def _file(self, path: str, side: str, survey: Survey, format: str | None) -> None:
         gathered = self.gathered
+        found_before = gathered.findings.count
         try:
             rows = read_rows(path, gathered.findings)
             of_file = format_of(rows, format)
@@ -122,6 +123,7 @@ class _Check:
             examples = self._examples(rows, of_file, facts)
             while batch := list(islice(examples, AT_ONCE)):
                 self._add(batch, survey, facts)
+            facts.broken = gathered.findings.count - found_before
         except UserError as error:
             gathered.problems += error.problems
             return

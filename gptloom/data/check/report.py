@@ -10,6 +10,8 @@ from gptloom.config.errors import Problem
 from gptloom.data.check.seen import SKETCHED_ROWS, Leaked, Pairs, Repeated
 from gptloom.data.check.survey import Survey
 from gptloom.data.findings import Findings, counted
+from gptloom.data.instruction_formats import OTHER_FORMAT
+from gptloom.data.prepare.load import MOST_BROKEN
 
 MOST_OF_ONE_CLASS = 0.9
 _LISTED_CLASSES = 12
@@ -25,6 +27,7 @@ class FileFacts:
     rows: int = 0
     turns: int = 0  # answers, of all rows
     size: int = 0  # in the report's unit
+    broken: int = 0  # problems of its rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class CheckReport:
     leaked: Leaked | None
     classes: dict[str, int]
     next: str  # the command that uses the files
+    advice: str = ""  # what mends most of the problems at once
 
     @property
     def is_fine(self) -> bool:
@@ -53,10 +57,8 @@ class CheckReport:
         """The last line for a person."""
         if self.is_fine:
             return f"fine for: {self.next}"
-        pairs = any("preference" in facts.format for facts in self.files)  # of which prepare makes nothing
-        name = self.files[0].path if len(self.files) == 1 else "FILE"
-        repair = f" (gptloom data prepare {name} repairs what it can)" if self.stage == "sft" and not pairs else ""
-        return f"not yet fit for {self.stage}: {counted(self.n_problems, 'problem')} to mend{repair}"
+        advice = f" ({self.advice})" if self.advice else ""
+        return f"not yet fit for {self.stage}: {counted(self.n_problems, 'problem')} to mend{advice}"
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -105,7 +107,21 @@ class Gathered:
             leaked,
             self.train.classes,
             next,
+            self._advice(),
         )
+
+    def _advice(self) -> str:
+        """``data prepare`` where it takes the files and leaves something out of them, by the rules of its ``load``."""
+        if self.stage != "sft":
+            return ""
+        if self.findings.count_of(OTHER_FORMAT):
+            return "split by format: rows of each in a file of their own"
+        broken = [facts for facts in self.files if facts.broken]
+        refused = any("preference" in facts.format or facts.broken > MOST_BROKEN * facts.rows for facts in broken)
+        if refused or not broken or len(self.train.classes) == 1 or self.train.seen.asks_one_thing:
+            return ""
+        name = broken[0].path if len(broken) == 1 else "FILE"
+        return f"gptloom data prepare {name} leaves out the rows that are broken"
 
 
 def _of_repeats(repeated: Repeated | None) -> list[Problem]:

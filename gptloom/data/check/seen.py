@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from gptloom.data.check.sketches import MINIMA, Keys, Sketches, near_pairs, repeats, sketch
+from gptloom.data.check.sketches import MINIMA, Keys, Numbers, Sketches, near_pairs, repeats, sketch
 from gptloom.data.separators import common_prefix, common_suffix
 
 SKETCHED_ROWS = 400_000
-"""Rows of a side whose near duplicates are looked for: 132 bytes each, and as much again for their prompts."""
+"""Rows of a side whose near duplicates are looked for: 128 bytes each; where there is another side, as much again for their
+prompts, and once more while both are compared."""
 _FIRST_ROWS = 200  # that tell what all prompts begin and end with
 _SHOWN = 3
+_NONE = -1
 _SHORTEST_FRAME = 10  # characters; fewer in common are chance
 
 
@@ -52,7 +55,11 @@ class Frame:
 
 @dataclass
 class Seen:
-    """The rows of one side, training or validation: 32 bytes each, and sketches of the first ``SKETCHED_ROWS``."""
+    """The rows of one side, training or validation: 28 bytes each, and sketches of the first ``SKETCHED_ROWS``.
+
+    The arrays hold up to an eighth more while they grow. Comparing all rows takes as much as 56 bytes of each beside them
+    for a while, however many repeat. Beyond the sketched rows a check so needs less than 100 bytes a row at its peak.
+    """
 
     frame: Frame | None = None  # of the prompts; None: found in the first rows
     prompts_too: bool = False  # whether prompts alone are sketched as well, to find them on the other side
@@ -61,7 +68,7 @@ class Seen:
     def __post_init__(self) -> None:
         self._whole = array("Q")
         self._asked = array("Q")
-        self._file = array("L")
+        self._file = array("I")
         self._number = array("Q")
         self._sketches = bytearray()
         self._asked_sketches = bytearray()
@@ -101,6 +108,11 @@ class Seen:
         return f"{self.files[self._file[row]]}{self._number[row] or ''}"
 
     @property
+    def asks_one_thing(self) -> bool:
+        """Whether several rows all have the same prompt."""
+        return len(self) > 1 and bool((self.asked == self.asked[0]).all())
+
+    @property
     def whole(self) -> Keys:
         """[rows] hashes of everything."""
         return np.asarray(self._whole, np.uint64)
@@ -111,7 +123,7 @@ class Seen:
         return np.asarray(self._asked, np.uint64)
 
     def sketches(self) -> Sketches:
-        """[rows, up to SKETCHED_ROWS; MINIMA] of everything."""
+        """[rows, up to SKETCHED_ROWS; MINIMA] of everything: a view, during whose life no row can be added."""
         self._sketch_waiting()
         return _rows_of(self._sketches)
 
@@ -137,17 +149,15 @@ class Repeated:
         again, first = repeats(asked)
         others = whole[again] != whole[first]
         sketches = seen.sketches()
-        near: dict[int, int] = {}
+        near = np.full(len(sketches), _NONE)
         for rows, earlier in near_pairs(sketches):
-            apart = asked[rows] != asked[earlier]
-            for row, before in zip(rows[apart].tolist(), earlier[apart].tolist(), strict=True):
-                near.setdefault(row, before)
-        copied = set(copies.tolist()) if near else set()
-        pairs = [(row, before) for row, before in sorted(near.items()) if row not in copied]
+            _note(near, rows, earlier, asked[rows] != asked[earlier])
+        near[copies[copies < len(near)]] = _NONE
+        nearly = np.flatnonzero(near != _NONE)
         return cls(
-            _pairs(seen, seen, copies.tolist(), originals.tolist()),
-            _pairs(seen, seen, [row for row, _ in pairs], [before for _, before in pairs], "~"),
-            _pairs(seen, seen, again[others].tolist(), first[others].tolist()),
+            _pairs(seen, seen, copies, originals),
+            _pairs(seen, seen, nearly, near[nearly], "~"),
+            _pairs(seen, seen, again[others], first[others]),
         )
 
 
@@ -165,24 +175,30 @@ class Leaked:
         again, first = repeats(np.concatenate([known, valid.asked]))
         crossing = (again >= n) & (first < n)
         exact = again[crossing] - n
-        leaked = set(exact.tolist())
         n_sketched = len(sketches := train.asked_sketches())
-        near: dict[int, int] = {}
-        for rows, earlier in near_pairs(np.concatenate([sketches, valid.asked_sketches()])):
-            crossing_here = (rows >= n_sketched) & (earlier < n_sketched)
-            for row, before in zip(rows[crossing_here].tolist(), earlier[crossing_here].tolist(), strict=True):
-                if row - n_sketched not in leaked:
-                    near.setdefault(row - n_sketched, before)
-        pairs = sorted(near.items())
+        both = np.concatenate([sketches, valid.asked_sketches()])
+        near = np.full(len(both) - n_sketched, _NONE)
+        for rows, earlier in near_pairs(both):
+            _note(near, rows - n_sketched, earlier, (rows >= n_sketched) & (earlier < n_sketched))
+        near[exact[exact < len(near)]] = _NONE
+        nearly = np.flatnonzero(near != _NONE)
         return cls(
-            _pairs(valid, train, exact.tolist(), first[crossing].tolist()),
-            _pairs(valid, train, [row for row, _ in pairs], [before for _, before in pairs], "~"),
+            _pairs(valid, train, exact, first[crossing]),
+            _pairs(valid, train, nearly, near[nearly], "~"),
         )
 
 
-def _pairs(side: Seen, other: Seen, rows: Sequence[int], first: Sequence[int], sign: str = "=") -> Pairs:
-    shown = sorted(zip(rows, first, strict=True))[:_SHOWN]
-    return Pairs(len(rows), [f"{side.where(row)} {sign} {_beside(side, row, other, before)}" for row, before in shown])
+def _note(near: Numbers, rows: Numbers, earlier: Numbers, wanted: NDArray[np.bool_]) -> None:
+    """Puts the earlier row of each wanted one into ``near``, where none is; no row comes twice in one call."""
+    rows, earlier = rows[wanted], earlier[wanted]
+    new = near[rows] == _NONE
+    near[rows[new]] = earlier[new]
+
+
+def _pairs(side: Seen, other: Seen, rows: Numbers, first: Numbers, sign: str = "=") -> Pairs:
+    shown = np.argsort(rows)[:_SHOWN]
+    pairs = zip(rows[shown].tolist(), first[shown].tolist(), strict=True)
+    return Pairs(len(rows), [f"{side.where(row)} {sign} {_beside(side, row, other, before)}" for row, before in pairs])
 
 
 def _beside(side: Seen, row: int, other: Seen, before: int) -> str:
@@ -197,4 +213,4 @@ def _hash(text: str) -> int:
 
 
 def _rows_of(sketches: bytearray) -> Sketches:
-    return np.frombuffer(bytes(sketches), np.uint16).reshape(-1, MINIMA)
+    return np.frombuffer(sketches, np.uint16).reshape(-1, MINIMA)

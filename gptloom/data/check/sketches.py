@@ -62,8 +62,10 @@ def repeats(keys: Keys) -> tuple[Numbers, Numbers]:
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     again = np.concatenate([[False], ordered[1:] == ordered[:-1]]) if len(keys) else np.zeros(0, bool)
-    begins = np.maximum.accumulate(np.where(again, 0, np.arange(len(keys))))
-    return order[again], order[begins[again]]
+    del ordered
+    begins = np.flatnonzero(~again)  # of each run of equal keys
+    later = np.flatnonzero(again)
+    return order[later], order[begins[np.searchsorted(begins, later) - 1]]
 
 
 def near_pairs(sketches: Sketches) -> Iterator[tuple[Numbers, Numbers]]:

@@ -50,7 +50,8 @@ class Lengths:
         lengths = np.asarray(self._all, np.uint64)
         if not len(lengths):
             return {"unit": self.unit, "total": 0}
-        median, high = np.percentile(lengths, [50, 95]).round().astype(int).tolist()
+        # lengths that rows have: the least that half of them, and 95 %, do not exceed
+        median, high = map(int, np.percentile(lengths, [50, 95], method="inverted_cdf"))
         return {
             "unit": self.unit,
             "total": int(lengths.sum()),

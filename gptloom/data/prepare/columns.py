@@ -60,6 +60,11 @@ def _chosen(path: str, names: Sequence[str], rows: Sequence[Row]) -> tuple[str |
     return prompt, completion
 
 
+def is_usual(name: str) -> bool:
+    """Whether prompts or completions are often called so."""
+    return plain(name) in (*_PROMPT_NAMES, *_COMPLETION_NAMES)
+
+
 def _by_contents(names: Sequence[str], rows: Sequence[Row]) -> tuple[str, str]:
     """Of two columns nobody knows by name, classes are the completion; else the second is."""
     first, second = (len({str(row.values.get(name)) for row in rows}) for name in names)

@@ -13,7 +13,7 @@ from gptloom.data.findings import Findings, counted
 from gptloom.data.inputs import data_suffix
 from gptloom.data.instruction_formats import Format, conversations_of, detect, unused_columns
 from gptloom.data.instruction_names import HISTORIES, INPUTS, SYSTEMS
-from gptloom.data.prepare.columns import pairs_of
+from gptloom.data.prepare.columns import is_usual, pairs_of
 from gptloom.data.prepare.finding import Finding, done
 from gptloom.data.prepare.rows import Chats, Pairs
 from gptloom.data.rows import Row, RowFile, read_rows
@@ -62,7 +62,7 @@ def load(path: str) -> Loaded:
         found.append(_left_out(broken, unread, len(rows)))
     if odd:
         found.append(Finding("messages", f"what is odd in some messages:\n{_lines(odd)}"))
-    return Loaded(rows, [*_format(file), *found])
+    return Loaded(rows, [*_format(file), *_header(file), *found])
 
 
 def _read(path: str) -> tuple[RowFile, list[Row], Findings]:
@@ -105,6 +105,15 @@ def _format(file: RowFile) -> list[Finding[Any]]:
     if data_suffix(Path(file.path)) == ".jsonl" and file.format == "jsonl":
         return [Finding("format", text)]
     return [done("format", text, f"Convert {kind} to JSONL")]
+
+
+def _header(file: RowFile) -> list[Finding[Any]]:
+    """Names that nobody knows were told from a row by their looks only: a person is to see what was taken for names."""
+    if file.format not in ("csv", "tsv", "xlsx") or not file.has_header or any(map(is_usual, file.names)):
+        return []
+    told = ", ".join(map(repr, file.names))
+    text = f"the first row, {told}, looks like names of columns; if it is an example, write prompt,completion above it"
+    return [Finding("header", text)]
 
 
 def _converted(file: RowFile, format: Format, names: Sequence[str]) -> list[Finding[Any]]:
