@@ -49,12 +49,14 @@ def is_header(first: Sequence[Any], below: Sequence[Sequence[Any]], named: Colle
         return False
     below = below[:LOOKED_AT]
     columns = [[row[i] for row in below if i < len(row)] for i in range(n)]
-    if any(_is_one_of(str(cell), column) for cell, column in zip(cells, columns, strict=True) if cell):
+    if any(_is_numbered_as(str(cell), column) for cell, column in zip(cells, columns, strict=True) if cell):
         return False
     if any(cell and cell in column for cell, column in zip(cells, columns, strict=True)):
         return False
     if any(is_known(cell) for cell in cells):
         return True
+    if any(_is_sentence_as(str(cell), column) for cell, column in zip(cells, columns, strict=True) if cell):
+        return False
     return any(_numbers(column) or _few_values(column) for column in columns)
 
 
@@ -67,18 +69,21 @@ def _could_be_names(cells: Sequence[Any]) -> bool:
     return all(len(cell) <= LONGEST_NAME and len(cell.split()) <= MOST_WORDS for cell in cells if cell)
 
 
-def _is_one_of(cell: str, column: Sequence[Any]) -> bool:
-    """Whether a cell is made like most of those below it, as no name of theirs is: ``question 0?`` over ``question 1?``,
-    a sentence over sentences."""
+def _is_numbered_as(cell: str, column: Sequence[Any]) -> bool:
+    """Whether a cell is another number of most of those below it: ``question 0?`` over ``question 1?``."""
+    return bool(_DIGITS.search(cell)) and _is_most(cell, column, lambda text: _DIGITS.sub("0", text))
+
+
+def _is_sentence_as(cell: str, column: Sequence[Any]) -> bool:
+    """Whether a cell is a sentence like most of those below it, by its last sign or the shapes of its words."""
+    ends_alike = cell[-1] in SENTENCE_ENDS and _is_most(cell, column, lambda text: text[-1])
+    return ends_alike or (len(cell.split()) >= _SENTENCE_WORDS and _is_most(cell, column, _word_shapes))
+
+
+def _is_most(cell: str, column: Sequence[Any], making: Callable[[str], str]) -> bool:
+    """Whether most texts of a column give the same as the cell."""
     texts = [text.strip() for text in column if isinstance(text, str) and text.strip()]
-    makings: list[Callable[[str], str]] = []
-    if _DIGITS.search(cell) and any(map(str.isalpha, cell)):
-        makings.append(lambda text: _DIGITS.sub("0", text))
-    if cell[-1] in SENTENCE_ENDS:
-        makings.append(lambda text: text[-1])
-    if len(cell.split()) >= _SENTENCE_WORDS:
-        makings.append(_word_shapes)
-    return any(2 * sum(making(text) == making(cell) for text in texts) > len(texts) for making in makings)
+    return 2 * sum(making(text) == making(cell) for text in texts) > len(texts)
 
 
 def _word_shapes(text: str) -> str:
