@@ -97,7 +97,7 @@ def write_body(folder: Path, name: str, rows: list[Row], *, tiny: bool) -> Path:
 
 
 def lay_out(folder: Path, body: Path, rows: list[Row], steps: int, batch: int, max_length: int, seed: int) -> Rounds:
-    """``steps * batch`` rows that fit, drawn by ``seed`` and written to ``folder``, in the order of ``gptloom sft``."""
+    """The first ``steps`` of an epoch of ``gptloom sft`` over all rows that fit, which are written to ``folder``."""
     from gptloom.data.conversation_batches import ConversationBatches
     from gptloom.data.instruction_formats import read_conversations
     from gptloom.data.render import Renderer
@@ -107,24 +107,21 @@ def lay_out(folder: Path, body: Path, rows: list[Row], steps: int, batch: int, m
     tokenizer, format = load_tokenizer(body), read_chat(body)
     assert format is not None, "write_body stored one"
     renderer = Renderer(tokenizer, format)
-    whole = _write(folder / "sample.json", rows)
-    lengths = [len(example.ids) for example in renderer.examples(read_conversations([str(whole)]).conversations)]
-    assert len(lengths) == len(rows), "every row of the sample is a conversation"
-    fitting = [row for row, length in zip(rows, lengths, strict=True) if length <= max_length]
-    if len(fitting) < steps * batch + HELD_OUT:
-        raise RuntimeError(f"{len(fitting)} rows fit: too few for {steps} steps of {batch}")
-    drawn = random.Random(seed).sample(fitting, steps * batch + HELD_OUT)
-    train, valid = _write(folder / "train.json", drawn[:-HELD_OUT]), _write(folder / "valid.json", drawn[-HELD_OUT:])
-    conversations = read_conversations([str(train)]).conversations
+    conversations = read_conversations([str(_write(folder / "sample.json", rows))]).conversations
     examples = renderer.examples(conversations)
-    batches = ConversationBatches([(examples, 1.0)], batch, seed, tokenizer.pad_id or 0, packed=True)
-    dealt = [[place.index for place in batches.describe(step)] for step in range(steps)]
-    assert sorted(index for step in dealt for index in step) == list(range(len(examples))), "each row once"
+    assert len(examples) == len(rows), "every row of the sample is a conversation"
+    fitting = [index for index, example in enumerate(examples) if len(example.ids) <= max_length]
+    kept = fitting[: (len(fitting) - HELD_OUT) // batch * batch]  # no step has fewer rows: the peers' would not
+    if len(kept) < steps * batch:
+        raise RuntimeError(f"{len(fitting)} rows fit: too few for {steps} steps of {batch}")
+    sources = [([examples[index] for index in kept], 1.0)]
+    batches = ConversationBatches(sources, batch, seed, tokenizer.pad_id or 0, packed=True)
+    dealt = [[kept[place.index] for place in batches.describe(step)] for step in range(steps)]
     texts = [{"prompt": one.messages[0].content, "completion": one.answer} for one in conversations]
     return Rounds(
-        train,
-        valid,
-        [{**drawn[index], **texts[index]} for step in dealt for index in step],
+        _write(folder / "train.json", [rows[index] for index in kept]),
+        _write(folder / "valid.json", [rows[index] for index in fitting[-HELD_OUT:]]),
+        [{**rows[index], **texts[index]} for step in dealt for index in step],
         [sum(len(examples[index].ids) for index in step) for step in dealt],
         [sum(int((examples[index].weights > 0).sum()) for index in step) for step in dealt],
     )
