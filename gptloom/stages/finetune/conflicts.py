@@ -9,7 +9,7 @@ from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
 from gptloom.stages.finetune.features import uses_features
-from gptloom.stages.tuning.part import LORA_OPTIONS
+from gptloom.stages.tuning.conflicts import about_part, idle
 
 STEPS = (  # what only a training by steps heeds
     *("micro_batch", "lr", "layer_decay", "weight_decay", "beta1", "beta2", "epsilon", "clip", "warmup", "lm_weight"),
@@ -25,38 +25,20 @@ def check_options(resolved: Resolved[FinetuneOptions]) -> None:
         raise UserError(*problems)
 
 
-def _idle(resolved: Resolved[FinetuneOptions], names: tuple[str, ...], why: str) -> Iterator[Problem]:
-    for name in names:
-        if resolved.given(name):
-            yield Problem(f"--{name.replace('_', '-')}: {why}", mend="leave it out")
-
-
 def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
     options = resolved.options
-    if options.train and resolved.given("method"):
-        yield Problem("--train and --method: both say what is trained", mend="one of them")
+    yield from about_part(resolved)
     method = "train" if options.train else options.method
-    if method not in ("lora", "all"):
-        yield from _idle(resolved, LORA_OPTIONS, "is for --method lora")
-    if method not in ("last", "all"):
-        yield from _idle(resolved, ("layers",), "is for --method last")
     if method not in ("feature", "all"):
-        yield from _idle(resolved, ("classifier",), "is for --method feature")
+        yield from idle(resolved, ("classifier",), "is for --method feature")
     elif options.task == "span":
-        yield from _idle(
-            resolved, ("classifier",), "the places of an answer have no features: a span's head is trained"
-        )
+        yield from idle(resolved, ("classifier",), "the places of an answer have no features: a span's head is trained")
     if uses_features(options):
-        yield from _idle(resolved, STEPS, "nothing is trained by steps with --method feature")
+        yield from idle(resolved, STEPS, "nothing is trained by steps with --method feature")
         if options.classifier != "linear" and options.label_smoothing:
             yield Problem("--label-smoothing: logistic regression has none", mend="--classifier linear")
     if options.classifier == "logistic" and options.task in ("choice", "regress", "span"):
         yield Problem(f"--classifier logistic: {options.task} has no classes to regress on", mend="--classifier linear")
-    if options.adapter is not None:
-        shape = ("rank", "alpha", "lora_dropout", "target_modules")
-        yield from _idle(resolved, shape, "the folder of --adapter says it")
-    if options.valid:
-        yield from _idle(resolved, ("valid_share",), "the rows of --valid are used")
     if options.fresh and options.untrained:
         yield Problem("--fresh and --untrained: a preset has random weights already", mend="--untrained")
     if options.fresh and options.adapter is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptloom.config.errors import Problem, UserError
+from gptloom.config.errors import UserError
 from gptloom.config.resolve import Resolved, write_config
 from gptloom.config.sft import SftOptions
 from gptloom.stages.claim import Claim
@@ -16,7 +16,8 @@ from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.sft.data import SftData, read_sft_data
 from gptloom.stages.sft.plan import plan_run
 from gptloom.stages.sft.result import SftRun
-from gptloom.stages.tuning.part import LORA_OPTIONS, part_sentence
+from gptloom.stages.tuning.conflicts import about_part, idle
+from gptloom.stages.tuning.part import part_sentence
 from gptloom.stages.tuning.training import foresee, train
 from gptloom.train.run import Hook, check_free
 
@@ -68,31 +69,11 @@ def default_folder(options: SftOptions) -> str:
 
 def check_options(resolved: Resolved[SftOptions]) -> None:
     """UserError with every option that contradicts another, or would do nothing."""
-    if problems := list(_conflicts(resolved)):
+    problems = list(about_part(resolved))
+    if len(resolved.options.data) == 1:
+        problems += idle(resolved, ("mix_temperature",), "there is one file, and nothing to mix")
+    if problems:
         raise UserError(*problems)
-
-
-def _conflicts(resolved: Resolved[SftOptions]) -> Iterator[Problem]:
-    options = resolved.options
-
-    def idle(names: Sequence[str], why: str) -> Iterator[Problem]:
-        for name in names:
-            if resolved.given(name):
-                yield Problem(f"--{name.replace('_', '-')}: {why}", mend="leave it out")
-
-    if options.train and resolved.given("method"):
-        yield Problem("--train and --method: both say what is trained", mend="one of them")
-    method = "train" if options.train else options.method
-    if method != "lora":
-        yield from idle(LORA_OPTIONS, "is for --method lora")
-    if method != "last":
-        yield from idle(("layers",), "is for --method last")
-    if options.adapter is not None:
-        yield from idle(LORA_OPTIONS[:-1], "the folder of --adapter says it")
-    if options.valid:
-        yield from idle(("valid_share",), "the rows of --valid are used")
-    if len(options.data) == 1:
-        yield from idle(("mix_temperature",), "there is one file, and nothing to mix")
 
 
 def _foresee(resolved: Resolved[SftOptions], data: SftData, folder: Path) -> SftDryRun:
