@@ -82,7 +82,7 @@ class SftPlan(Plan):
                 self.body.model,
                 held_out(examples, pad, ROW_TOKENS, self.options.packing),
                 limit=self.options.limit_batches,
-                device=self.device,
+                device=self.body.model.head_weight.device,  # at the end the model is back on the CPU
             )
             losses[task], items[task] = found.loss, found.items
         loss = sum(losses[task] * items[task] for task in losses) / sum(items.values())
