@@ -211,7 +211,7 @@ def test_a_fine_tuning_is_refused_in_one_sentence(
     (tmp_path / "config.yaml").write_text("version: 1\ncommand: finetune\noptions: {}\n", encoding="utf-8")
     assert main([command, str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert told.count("a fine-tuning") == 1 and "there is no option" not in told
+    assert told.count(" tun") == 1 and "there is no option" not in told
 
 
 def test_an_extension_with_a_new_warm_up_is_no_single_training(runs: Runs) -> None:
