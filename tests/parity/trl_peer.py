@@ -39,7 +39,9 @@ def main(folder: str, rows: list[dict[str, list[dict[str, str]]]], out: Path) ->
         tokenizer = AutoTokenizer.from_pretrained(folder)
         trainer = SFTTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         (inputs,) = trainer.get_train_dataloader()
-        pairs = examples(inputs["input_ids"], inputs["labels"], inputs.get("attention_mask"), inputs.get("position_ids"))
+        pairs = examples(
+            inputs["input_ids"], inputs["labels"], inputs.get("attention_mask"), inputs.get("position_ids")
+        )
         loss = trainer.compute_loss(trainer.model.train(), inputs)
         loss.backward()
         found = {"loss": loss.item(), "examples": pairs}
@@ -51,7 +53,9 @@ def main(folder: str, rows: list[dict[str, list[dict[str, str]]]], out: Path) ->
 def examples(ids, labels, mask, positions) -> list[tuple[list[int], list[int]]]:  # type: ignore[no-untyped-def]
     """(ids, labels) of each example, whatever the layout."""
     if mask is not None:
-        return [(row[real].tolist(), own[real].tolist()) for row, own, real in zip(ids, labels, mask.bool(), strict=True)]
+        return [
+            (row[real].tolist(), own[real].tolist()) for row, own, real in zip(ids, labels, mask.bool(), strict=True)
+        ]
     begins = [*(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
     return [(ids[0, begin:end].tolist(), labels[0, begin:end].tolist()) for begin, end in pairwise(begins)]
 
