@@ -81,16 +81,15 @@ def _measure(options: CheckOptions) -> Measure:
     from gptloom.data.check.conversations import first_conversations
     from gptloom.data.check.tokens import Tokens
     from gptloom.interop.hub import resolve_model
+    from gptloom.interop.open import tokenizer_of
     from gptloom.model.store import read_chat, read_config
     from gptloom.stages.sft.template import choose_template
-    from gptloom.tokenizer import load_tokenizer
-    from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
     reference = resolve_model(options.model)
     if reference.path is None:
         raise UserError(Problem(f"{options.model} is a preset, which reads nothing yet", "--model", "a trained model"))
     folder = reference.path
-    tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else reference.run or folder)
+    tokenizer = tokenizer_of(reference)
     context = read_config(folder).context
     if options.stage in ("finetune", "pretrain"):
         return Tokens(tokenizer, None, context)

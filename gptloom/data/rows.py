@@ -24,22 +24,11 @@ from gptloom.data.json_rows import json_rows, jsonl_rows
 from gptloom.data.lines import Find, Line, Place, text_lines
 from gptloom.data.reading import open_bytes
 from gptloom.data.sheets import xlsx_rows
-from gptloom.data.tables import BINARY_MARKS
+from gptloom.data.tables import BINARY_MARKS, FORMATS, TableFormat
 
-FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx", "txt"]
+FileFormat = TableFormat | Literal["txt"]
 
-SUFFIXES: dict[str, FileFormat] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".xlsx": "xlsx",
-    ".txt": "txt",
-    ".md": "txt",
-}
+SUFFIXES: dict[str, FileFormat] = {**FORMATS, ".txt": "txt", ".md": "txt"}
 SPEAKERS = ("Human:", "User:", "Assistant:", "System:")
 """How turns of a transcript begin."""
 

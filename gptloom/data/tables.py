@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.findings import Findings
@@ -18,7 +18,8 @@ from gptloom.data.inputs import COMPRESSIONS, data_suffix, similar_names
 from gptloom.data.reading import open_bytes
 from gptloom.data.sheets import Sheet, parquet_rows, xlsx_rows
 
-FORMATS = {
+TableFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
+FORMATS: dict[str, TableFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -83,7 +84,7 @@ def read_table(path: str, header: bool | None = None, named: Collection[str] = (
         raise UserError(Problem(f"cannot be read: {error.strerror}", where=path, mend=mend)) from None
     if not raw.strip():
         raise UserError(Problem("empty file", where=path, mend="write rows into it, or name another"))
-    format = FORMATS.get(data_suffix(file))
+    format: str | None = FORMATS.get(data_suffix(file))
     if format == "parquet":
         return _with_names(path, format, parquet_rows(path, raw), True)
     if format == "xlsx":

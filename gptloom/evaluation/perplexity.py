@@ -117,7 +117,7 @@ def id_bytes(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor | None:
     return torch.tensor(known + [0] * (vocab_size - len(known)), dtype=torch.int64)
 
 
-def join_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> Tokens:
+def join_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> TokensInMemory:
     """The ids of a text, end-of-text before each document."""
     ids = array("I")
     begins = True
@@ -126,15 +126,24 @@ def join_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> Token
             ids.append(tokenizer.eot_id)
         ids.extend(tokenizer.encode(document.text))
         begins = document.ends
-    return _Ids(ids)
+    return TokensInMemory(np.array(ids, dtype=np.uint32))
 
 
-class _Ids:
+class TokensInMemory:
     """Token ids in memory, read like shards."""
 
-    def __init__(self, ids: array[int]) -> None:
+    def __init__(self, ids: NDArray[np.integer]) -> None:
         self.n_tokens = len(ids)
-        self._ids = np.array(ids, dtype=np.uint32)
+        self._ids = ids
 
     def read(self, start: int, length: int) -> NDArray[np.int64]:
+        """Ids ``start`` to ``start + length`` [length]."""
         return self._ids[start : start + length].astype(np.int64)
+
+    def gather(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Ids from each of ``starts`` on [starts, length]."""
+        return self._ids[starts[:, None] + np.arange(length)].astype(np.int64)
+
+    def cut(self, place: int) -> tuple[TokensInMemory, TokensInMemory]:
+        """What stands before ``place``, and what stands from there on."""
+        return TokensInMemory(self._ids[:place]), TokensInMemory(self._ids[place:])

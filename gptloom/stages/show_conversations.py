@@ -15,13 +15,13 @@ from gptloom.data.conversation import Conversation
 from gptloom.data.instruction_formats import read_conversations
 from gptloom.data.render import Rendered, Renderer, shortened
 from gptloom.interop.hub import resolve_model
+from gptloom.interop.open import tokenizer_of
 from gptloom.model.store import read_chat
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.template import choose_template
 from gptloom.stages.shown_tokens import ShownExample, ShownToken
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gptloom.tokenizer.added import with_special_tokens
-from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
 
 def conversation_examples(resolved: Resolved[ShowOptions]) -> list[ShownExample]:
@@ -56,7 +56,7 @@ def _reader(options: ShowOptions) -> tuple[Tokenizer | None, ChatFormat | None]:
     if reference.path is None:
         raise UserError(Problem(f"{options.model} is a preset, which reads nothing yet", "--model", "--tokenizer gpt2"))
     folder = reference.path
-    tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else reference.run or folder)
+    tokenizer = tokenizer_of(reference)
     return tokenizer, read_chat(folder)
 
 

@@ -20,6 +20,7 @@ from gptloom.data.task_frame import frame
 from gptloom.data.task_inputs import IGNORED, ROLES, Encoded, TaskInputs
 from gptloom.interop.bodies import is_foreign
 from gptloom.interop.hub import resolve_model
+from gptloom.interop.open import tokenizer_of
 from gptloom.model.store import own_task, read_config, read_task
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
@@ -27,7 +28,6 @@ from gptloom.stages.show_conversations import conversation_examples
 from gptloom.stages.shown_tokens import ShownExample, ShownToken
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gptloom.tokenizer.roles import framing
-from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
 NO_LIMIT = 2**31  # of a row, where no model says how much it can read
 ANSWER = "answer"
@@ -102,7 +102,7 @@ def _of_model(name: str) -> _Reader:
     if reference.path is None:
         raise UserError(Problem(f"{name} is a preset, which reads nothing yet", "--model", "--tokenizer gpt2"))
     folder = reference.path
-    tokenizer = load_tokenizer(folder if (folder / TOKENIZER_FILE).is_file() else reference.run or folder)
+    tokenizer = tokenizer_of(reference)
     if is_foreign(folder):
         return _Reader(tokenizer, _inputs_of(tokenizer), False, taught=own_task(folder))
     config = read_config(folder)

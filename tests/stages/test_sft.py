@@ -17,11 +17,12 @@ from gptloom.config.model import ModelConfig, preset
 from gptloom.config.resolve import resolve
 from gptloom.config.sft import SftOptions
 from gptloom.data.render import Renderer
+from gptloom.evaluation.perplexity import TokensInMemory
 from gptloom.model.store import load_model, read_chat, read_lineage, save_model
 from gptloom.model.transformer import Transformer
 from gptloom.stages.sft.data import read_sft_data, share_weights
 from gptloom.stages.sft.plan import plan_run
-from gptloom.stages.sft.replay import JoinedTokens, TokensInMemory
+from gptloom.stages.sft.replay import JoinedTokens
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.train import train_tokenizer
 

@@ -19,9 +19,9 @@ from gptloom.observe.pictures import can_draw
 from gptloom.observe.task_pictures import draw_confusion
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.body import TaskBody
-from gptloom.stages.finetune.result import METRICS
 from gptloom.stages.training import FINAL
 from gptloom.stages.tuning.final import write_folders
+from gptloom.stages.tuning.result import METRICS
 from gptloom.train.form import About
 from gptloom.train.run import Run
 

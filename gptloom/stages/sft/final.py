@@ -22,9 +22,10 @@ from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.chat import open_chat
 from gptloom.model.lora import merge_lora
 from gptloom.observe.terminal import say
-from gptloom.stages.sft.result import BEFORE, METRICS
+from gptloom.stages.sft.result import BEFORE
 from gptloom.stages.training import FINAL
 from gptloom.stages.tuning.final import write_folders
+from gptloom.stages.tuning.result import METRICS
 from gptloom.train.form import About
 from gptloom.train.run import Run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ from gptloom.config.sft import SftOptions
 from gptloom.data.batches import Tokens
 from gptloom.data.built import load_built
 from gptloom.data.conversation_batches import GatheredTokens
-from gptloom.data.documents import Document, iter_documents
-from gptloom.evaluation.perplexity import score_tokens
+from gptloom.data.documents import iter_documents
+from gptloom.evaluation.perplexity import join_documents, score_tokens
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.hub import PREFIX
 from gptloom.model.reference import resolve_reference
@@ -27,35 +27,6 @@ MEASURED_TOKENS = 50_000
 HELD_OUT = 0.05  # of the text of --replay-data
 
 Ints = NDArray[np.int64]
-
-
-class TokensInMemory:
-    """Token ids of documents, end-of-text before each, read like shards."""
-
-    def __init__(self, ids: Ints) -> None:
-        self.n_tokens = len(ids)
-        self._ids = ids
-
-    @classmethod
-    def of(cls, documents: Iterable[Document], tokenizer: Tokenizer) -> TokensInMemory:
-        parts: list[list[int]] = []
-        begins = True
-        for document in documents:
-            parts += [[tokenizer.eot_id]] if begins else []
-            parts.append(tokenizer.encode(document.text))
-            begins = document.ends
-        return cls(np.fromiter((token for part in parts for token in part), dtype=np.int64))
-
-    def read(self, start: int, length: int) -> Ints:
-        """Ids ``start`` to ``start + length`` [length]."""
-        return self._ids[start : start + length]
-
-    def gather(self, starts: Ints, length: int) -> Ints:
-        """Ids from each of ``starts`` on [starts, length]."""
-        return self._ids[starts[:, None] + np.arange(length)]
-
-    def cut(self, place: int) -> tuple[TokensInMemory, TokensInMemory]:
-        return TokensInMemory(self._ids[:place]), TokensInMemory(self._ids[place:])
 
 
 @dataclass(frozen=True)
@@ -104,7 +75,7 @@ def base_text(options: SftOptions, body: ChatBody) -> BaseText | None:
 
 
 def _given(options: SftOptions, tokenizer: Tokenizer) -> BaseText:
-    tokens = TokensInMemory.of(iter_documents(options.replay_data), tokenizer)
+    tokens = join_documents(iter_documents(options.replay_data), tokenizer)
     train, valid = tokens.cut(round((1 - HELD_OUT) * tokens.n_tokens))
     return BaseText(train, valid)
 
