@@ -71,4 +71,4 @@ class SftOptions(
     replay_data: Annotated[list[str], Metavar("FILE")] = Field(
         [], description="that text (default: what BASE was pretrained on)"
     )
-    smoke_prompts: int = Field(20, ge=0, description="training prompts that are answered before and after")
+    smoke_prompts: int = Field(20, ge=0, description="training prompts, and held-out ones, answered before and after")

@@ -1,7 +1,7 @@
 """The smoke test of an instructed model: do its answers end by themselves, does it repeat itself, what does it say.
 
-A model that never learned to stop looks fine in every loss curve. So after (and before) a tuning some training prompts are
-answered as ``gptloom chat`` would, and the answers are counted and shown.
+A model that never learned to stop looks fine in every loss curve. So after (and before) a tuning some training prompts,
+and some held-out ones, are answered as ``gptloom chat`` would, and the answers are counted and shown.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Smoke:
-    """What came of a smoke test; answers were at most ``max_tokens`` long."""
+    """What came of a smoke test on ``whose`` prompts; answers were at most ``max_tokens`` long."""
 
     samples: list[Sample]
     max_tokens: int
+    whose: str = "training"
 
     @property
     def stopping(self) -> float:
@@ -49,12 +50,8 @@ class Smoke:
 
     @property
     def sentence(self) -> str:
-        """``19 of 20 answers end by themselves (95 %), 3 % of their 4-grams are repeated``."""
-        ended = sum(sample.stopped for sample in self.samples)
-        return (
-            f"{ended} of {len(self.samples)} answers end by themselves ({self.stopping:.0%}), "
-            f"{self.repetition:.0%} of their {GRAM}-grams are repeated"
-        )
+        """``19 of 20 answers to training prompts end by themselves (95 %), 3 % of their 4-grams are repeated``."""
+        return f"{self._ended} ({self.stopping:.0%}), {self.repetition:.0%} of their {GRAM}-grams are repeated"
 
     @property
     def warning(self) -> str | None:
@@ -62,11 +59,15 @@ class Smoke:
         if self.stopping >= ENOUGH:
             return None
         return (
-            f"warning: only {sum(sample.stopped for sample in self.samples)} of {len(self.samples)} answers end by "
-            f"themselves within {self.max_tokens:,} tokens. If they break off in the middle of something sensible, the "
-            "answers in the data are longer than that; if they go round in circles, train longer (--max-epochs) or on "
-            "more examples, and look at what is learned: gptloom data show FILE --stage sft"
+            f"warning: only {self._ended} within {self.max_tokens:,} tokens. If they break off in the middle of "
+            "something sensible, the answers in the data are longer than that; if they go round in circles, train "
+            "longer (--max-epochs) or on more examples, and look at what is learned: gptloom data show FILE --stage sft"
         )
+
+    @property
+    def _ended(self) -> str:
+        ended = sum(sample.stopped for sample in self.samples)
+        return f"{ended} of {len(self.samples)} answers to {self.whose} prompts end by themselves"
 
     def as_dict(self) -> dict[str, Any]:
         """For a run's events and its report."""
@@ -74,14 +75,21 @@ class Smoke:
             "stopping": self.stopping,
             "repetition": self.repetition,
             "max_tokens": self.max_tokens,
+            "sentence": self.sentence,
+            "warning": self.warning,
             "samples": [asdict(sample) for sample in self.samples],
         }
 
 
 def smoke_test(
-    model: ChatModel, prompts: Sequence[Sequence[Message] | Conversation], *, max_tokens: int, seed: int
+    model: ChatModel,
+    prompts: Sequence[Sequence[Message] | Conversation],
+    *,
+    max_tokens: int,
+    seed: int,
+    whose: str = "training",
 ) -> Smoke:
-    """Answers ``prompts`` as ``gptloom chat`` draws by default; the same ``seed`` gives the same answers.
+    """Answers ``prompts``, which are ``whose``, as ``gptloom chat`` draws by default; the same ``seed`` gives the same answers.
 
     Of a ``Conversation`` it is what goes before its last answer that is answered. ``max_tokens``: longest answer; the
     longest of the training data with some room to spare tells most. ``UserError`` when a prompt does not fit the context.
@@ -92,7 +100,7 @@ def smoke_test(
     for prompt, answer in zip(prompts, model.complete(prompts, options), strict=True):
         stopped = answer.finish_reason == "stop"
         samples.append(Sample(readable(prompt), answer.text, stopped, repetition(answer.ids)))
-    return Smoke(samples, max_tokens)
+    return Smoke(samples, max_tokens, whose)
 
 
 def repetition(ids: Sequence[int]) -> float:

@@ -9,6 +9,8 @@ from gptloom.observe.glossary import written
 from gptloom.observe.page import table
 
 LONGEST_ANSWER = 400
+SMOKES = {"smoke": "training", "smoke_held_out": "held-out"}
+"""The smoke tests in ``metrics.json``, and whose prompts were answered in them."""
 
 
 def sft_section(figures: dict[str, Any]) -> str:
@@ -17,13 +19,15 @@ def sft_section(figures: dict[str, Any]) -> str:
     if not isinstance(before, dict) or not isinstance(after, dict):
         return ""
     parts = [table(("", "base", "tuned"), changes(before, after), right=(1, 2))]
-    if warning := after.get("smoke", {}).get("warning"):
-        parts.append(f'<p class="warning">{escape(warning)}</p>')
+    parts += [f'<p class="warning">{escape(warning)}</p>' for warning in smoke_warnings(after)]
     parts += [_answers(task, before["answers"][task], report) for task, report in after.get("answers", {}).items()]
-    if "smoke" in after:
-        pairs = zip(before["smoke"]["samples"], after["smoke"]["samples"], strict=True)
-        shown = [(beginning(new["prompt"]), _answer(old), _answer(new)) for old, new in pairs]
-        parts.append(f"<h3>The same prompts, before and after</h3>{table(('prompt', 'base', 'tuned'), shown)}")
+    for name, whose in SMOKES.items():
+        if name in after:
+            pairs = zip(before[name]["samples"], after[name]["samples"], strict=True)
+            shown = [(beginning(new["prompt"]), _answer(old), _answer(new)) for old, new in pairs]
+            parts.append(
+                f"<h3>The same {whose} prompts, before and after</h3>{table(('prompt', 'base', 'tuned'), shown)}"
+            )
     return "".join(parts)
 
 
@@ -33,9 +37,11 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
     for name, value in after["losses"].items():
         meaning = "loss per answer token" if name == "loss" else f"of {name.removeprefix('loss/')}"
         rows.append((meaning, f"{before['losses'][name]:.3f}", f"{value:.3f}"))
-    if "smoke" in after:
-        for name, meaning in (("stopping", "answers that end by themselves"), ("repetition", "repeated 4-grams")):
-            rows.append((meaning, f"{before['smoke'][name]:.0%}", f"{after['smoke'][name]:.0%}"))
+    for name, whose in SMOKES.items():
+        if name in after:
+            figures = (("stopping", f"answers to {whose} prompts that end"), ("repetition", "their repeated 4-grams"))
+            for figure, meaning in figures:
+                rows.append((meaning, f"{before[name][figure]:.0%}", f"{after[name][figure]:.0%}"))
     for task, report in after.get("answers", {}).items():
         first, earlier = report["first"], before["answers"][task]["figures"]
         rows.append((f"{task}: {first}", written(first, earlier[first]), written(first, report["figures"][first])))
@@ -43,6 +49,11 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
         old, new = before["base_bits_per_byte"], after["base_bits_per_byte"]
         rows.append(("bits per byte of pretraining text", f"{old:.3f}", f"{new:.3f}"))
     return rows
+
+
+def smoke_warnings(after: dict[str, Any]) -> list[str]:
+    """What is to be said of the answers that do not end."""
+    return [after[name]["warning"] for name in SMOKES if after.get(name, {}).get("warning")]
 
 
 def beginning(text: str) -> str:

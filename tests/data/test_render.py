@@ -306,3 +306,13 @@ def test_shortened_keeps_whole_turns(byte_tokenizer: Tokenizer) -> None:
         cut = shortened(example, limit)
         assert cut is not None and cut.turns == ((3, 5),) and len(cut.ids) == len(cut.weights) == 5
     assert shortened(example, 4) is None
+
+
+def test_a_line_end_stops_no_answer_of_gpt1(gpt1_letters: Tokenizer) -> None:
+    """Else the second line of every answer would be lost."""
+    format, with_end = built_in("alpaca", gpt1_letters)
+    renderer = Renderer(with_end, format)
+    example = one(renderer, talk("name two", "one\ntwo"))
+    ((begin, end),) = example.turns
+    assert gpt1_letters.eot_id in example.ids[begin : end - 1]
+    assert renderer.stop_ids == {renderer.end_id} == {example.ids[end - 1]} and renderer.end_id != gpt1_letters.eot_id

@@ -154,7 +154,7 @@ def test_what_can_be_asked_of_the_run(story: Story, gptloom: Command) -> None:
 
     report = gptloom("report", story.run)
     page = (story.run / "report.html").read_text(encoding="utf-8")
-    assert report.code == 0 and "Where is" in page and "answers that end by themselves" in page
+    assert report.code == 0 and "Where is" in page and "answers to held-out prompts that end" in page
 
     again = gptloom("resume", story.run)
     assert again.code == 2 and "Traceback" not in again.err

@@ -57,7 +57,7 @@ def test_a_model_that_learned_its_answers_stops(trained: ChatModel) -> None:
     assert [sample.answer for sample in found.samples] == ["Hello.", "5"]
     assert [sample.prompt for sample in found.samples] == ["Hi", "2 + 3"]
     assert found.stopping == 1.0 and found.warning is None
-    assert "2 of 2 answers end by themselves (100%)" in found.sentence
+    assert "2 of 2 answers to training prompts end by themselves (100%)" in found.sentence
     assert smoke_test(trained, [one.prompt for one in LEARNED], max_tokens=30, seed=1) == found
 
 

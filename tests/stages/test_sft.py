@@ -90,7 +90,9 @@ def test_a_base_becomes_a_model_that_answers(sft: Callable[..., Any]) -> None:
     assert run.state.state == "finished" and run.state.step == 4
     assert {"before", "after", "cost"} <= run.figures.keys()
     assert run.figures["after"]["losses"]["loss"] < run.figures["before"]["losses"]["loss"]
-    assert len(run.figures["after"]["smoke"]["samples"]) == 2
+    trained, held = (run.figures["after"][name]["samples"] for name in ("smoke", "smoke_held_out"))
+    assert len(trained) == 2 and 1 <= len(held) <= 2
+    assert not {sample["prompt"] for sample in trained} & {sample["prompt"] for sample in held}
     chat = read_chat(run.path / "final")
     assert chat is not None and chat.template == "gptloom"
     assert read_lineage(run.path / "final")["lineage"]["stage"] == "sft"

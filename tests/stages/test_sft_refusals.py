@@ -17,7 +17,7 @@ from gptloom.data.templates import built_in
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.stages.tuning import preflight
-from gptloom.tokenizer.train import train_tokenizer
+from gptloom.tokenizer import Tokenizer, train_tokenizer
 
 SHAPE = {"n_layer": 1, "d_model": 32, "n_head": 4, "n_kv_head": 4, "head_dim": 8, "d_ff": 48, "context": 64}
 QUICK = ("--max-steps", "1", "--batch-size", "4", "--smoke-prompts", "0", "--threads", "1", "--log", "none")
@@ -26,9 +26,9 @@ WRITES = "{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
 ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
 
 
-def base_in(folder: Path, *, chat: str | None = None, scale: float = 1.0) -> Path:
-    """A tiny model that reads bytes; ``chat``: what it was taught; ``scale``: of what the head reads: sure of much."""
-    tokenizer = train_tokenizer("bytes", [], None)
+def base_in(folder: Path, *, tokenizer: Tokenizer | None = None, chat: str | None = None, scale: float = 1.0) -> Path:
+    """A tiny model (of bytes); ``chat``: what it was taught; ``scale``: of what the head reads: sure of much."""
+    tokenizer = tokenizer or train_tokenizer("bytes", [], None)
     format = None
     if chat is not None:
         format, tokenizer = built_in(chat, tokenizer)
@@ -191,6 +191,17 @@ def test_another_template_than_the_adapter_was_tuned_with(
     assert told.what == "template alpaca: BASE was taught plain, and would have to unlearn it"
     assert main([*lora, *adapter[2:], "--dry-run"]) == 0
     assert "template plain: as BASE was taught" in capsys.readouterr().err
+
+
+def test_a_new_end_token_under_frozen_embeddings(refused: Refused, tmp_path: Path, gpt1_letters: Tokenizer) -> None:
+    """Its row would stay as it was drawn, and no answer would ever end."""
+    base = base_in(tmp_path / "gpt1", tokenizer=gpt1_letters)
+    told = refused(pairs(), "--method", "last", "--layers", "1", base=base)
+    assert told.what.startswith("template alpaca: <|endoftext|> would be new, and embeddings are frozen")
+    assert told.mend == "--method full"
+    told = refused(pairs(), "--method", "last", "--layers", "1", "--template", "chatml", base=base)
+    assert told.what.startswith("template chatml: <|im_start|>, <|im_end|> would be new")
+    assert told.mend == "--template alpaca, or --method full"
 
 
 def test_conversations_for_a_base_that_knows_pairs_only(refused: Refused, tmp_path: Path) -> None:

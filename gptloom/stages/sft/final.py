@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from gptloom.generation.chat import ChatModel
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.chat import open_chat
 from gptloom.model.lora import merge_lora
+from gptloom.observe.sft_section import smoke_warnings
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.result import BEFORE
 from gptloom.stages.training import FINAL
@@ -62,24 +63,25 @@ def check_first_loss(plan: SftPlan, loss: float) -> None:
 
 
 def look(plan: SftPlan, model: ChatModel) -> dict[str, Any]:
-    """How ``model`` answers training prompts, what its held-out answers are worth, and the bits per byte of base text."""
-    longest = answer_limit(plan)
+    """How ``model`` answers, what its held-out answers are worth, and the bits per byte of base text."""
+    longest, most, seed = answer_limit(plan), plan.options.smoke_prompts, plan.options.seed
+    held = [one for conversations in plan.answerable.values() for one in conversations]
     found: dict[str, Any] = {}
-    if asked := smoke_prompts(plan):
-        smoke = smoke_test(model, asked, max_tokens=longest, seed=plan.options.seed)
-        found["smoke"] = {**smoke.as_dict(), "sentence": smoke.sentence, "warning": smoke.warning}
+    for name, whose, conversations in (("smoke", "training", plan.trained), ("smoke_held_out", "held-out", held)):
+        if asked := some(conversations, most, seed):
+            found[name] = smoke_test(model, asked, max_tokens=longest, seed=seed, whose=whose).as_dict()
     if plan.measurable:
-        found["answers"] = answer_report(model, plan.measurable, ANSWERED, plan.options.seed).as_dict()
+        found["answers"] = answer_report(model, plan.measurable, ANSWERED, seed).as_dict()
     if plan.text is not None:
         found["base_bits_per_byte"] = plan.text.bits_per_byte(model.language_model)
     return found
 
 
-def smoke_prompts(plan: SftPlan) -> list[Conversation]:
-    """Some training conversations that fit the context, the same for equal data and seed."""
-    n = len(plan.trained)
-    order = permute(np.arange(n), n, hash_words(plan.options.seed, SMOKE))
-    return [plan.trained[place] for place in order[: plan.options.smoke_prompts]]
+def some(conversations: Sequence[Conversation], most: int, seed: int) -> list[Conversation]:
+    """At most ``most`` of them, the same for equal ones and an equal seed."""
+    n = len(conversations)
+    order = permute(np.arange(n), n, hash_words(seed, SMOKE))
+    return [conversations[place] for place in order[:most]]
 
 
 def answer_limit(plan: SftPlan) -> int:
@@ -103,6 +105,5 @@ def _write_metrics(plan: SftPlan, folder: Path, cost: Mapping[str, Any]) -> None
     after = {"losses": dict(plan.validated().metrics), **look(plan, open_chat(folder / FINAL, device=plan.device.type))}
     document = {"version": 1, "metric": plan.metric, "cost": dict(cost), "before": before, "after": after}
     write_text(folder / METRICS, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    warning = after.get("smoke", {}).get("warning")
-    if warning is not None:
+    for warning in smoke_warnings(after):
         say(warning)
