@@ -289,7 +289,7 @@ class ProgressReader:
         self.terminal = terminal
         self.everything = everything
         self.progress = Progress()
-        self._last_plain = -math.inf
+        self._last_plain, self._plain = -math.inf, ""  # when a plain line was last said, and which
         self._late: dict[int, int] = {}  # rank → for how many looks it has kept the others waiting without a break
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -303,8 +303,9 @@ class ProgressReader:
                 if PATIENCE in self._late.values():
                     self.terminal.say(event_line(event))
             case "sample" | "guard" | "end":
-                if event["type"] == "end" and self.progress.loss is not None:
-                    self.terminal.say(progress_line(self.progress))
+                last = progress_line(self.progress)
+                if event["type"] == "end" and self.progress.loss is not None and last != self._plain:
+                    self.terminal.say(last)
                 self.terminal.say(event_line(event))
             case "start" | "checkpoint" if self.everything:
                 self.terminal.say(event_line(event))
@@ -318,7 +319,7 @@ class ProgressReader:
             self.terminal.show_live(line)
         elif event["type"] == "evaluate" or event["time"] - self._last_plain >= PLAIN_INTERVAL:
             self.terminal.say(line)
-            self._last_plain = event["time"]
+            self._last_plain, self._plain = event["time"], line
 
 
 def print_table(

@@ -160,20 +160,22 @@ def test_plain_terminals_get_no_escape_codes(variable: tuple[str, str], monkeypa
     assert stream.getvalue() == "step 1 · loss 4.000\n"
 
 
-def test_in_a_file_lines_come_seldom_but_evaluations_and_the_end_always() -> None:
+@pytest.mark.parametrize("last", [5, 6])
+def test_in_a_file_lines_come_seldom_but_evaluations_and_the_end_always(last: int) -> None:
+    """The line of the last step comes once, whether it was evaluated or not."""
     stream = io.StringIO()
     reader = ProgressReader(Terminal(stream))
     for step in range(1, 6):
         reader(event("train", step, loss=4.0))
     reader(event("evaluate", 5, valid_loss=3.0))
     reader(event("checkpoint", 5, path="p", kind="last"))
-    reader(event("end", 5, state="finished", reason=None))
-    assert stream.getvalue().splitlines() == [
-        "step 1 · loss 4.000",
-        "step 5 · loss 4.000 · valid loss 3.000",
-        "step 5 · loss 4.000 · valid loss 3.000",
-        "finished at step 5",
-    ]
+    if last == 6:
+        reader(event("train", 6, loss=3.5))
+    reader(event("end", last, state="finished", reason=None))
+    *lines, end = stream.getvalue().splitlines()
+    assert lines[:2] == ["step 1 · loss 4.000", "step 5 · loss 4.000 · valid loss 3.000"]
+    assert lines[2:] == ([] if last == 5 else ["step 6 · loss 3.500 · valid loss 3.000"])
+    assert end == f"finished at step {last}"
 
 
 def test_quiet_is_silent() -> None:
