@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
 import random
 import shutil
@@ -35,7 +34,7 @@ from harness import Check, Result
 
 TARGET_SHARE = 1 / 3
 HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", HERE.parents[1] / "shared" / "data")) / "tinyshakespeare" / "input.txt"
+SHAKESPEARE = harness.DATA / "tinyshakespeare" / "input.txt"
 PEERS = HERE / "char_peers.py"
 SETTINGS: dict[str, Any] = {
     "n_layer": 4,
@@ -237,7 +236,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--nanogpt", type=Path, metavar="CHECKOUT", help="a checkout of nanoGPT (default: transformers)"
     )
-    parser.add_argument("--data", type=Path, default=DATA, metavar="FILE", help="Tiny Shakespeare's input.txt")
+    parser.add_argument("--data", type=Path, default=SHAKESPEARE, metavar="FILE", help="Tiny Shakespeare's input.txt")
     parser.add_argument(
         "--recipe", type=Path, default=HERE / "char_recipe.yaml", metavar="FILE", help="options of ours"
     )

@@ -272,22 +272,9 @@ def file_system(folder: Path) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, help="turns of each side (default: 3)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path(), help="where to write, on the disk to measure (default: .)"
-    )
-    parser.add_argument("--model", default="gpt2", help="a GPT-2 preset (default: gpt2)")
     parser.add_argument("--length", type=int, default=256, help="tokens of the steps that go on (default: 256)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: the cores)")
-    parser.add_argument("--tiny", action="store_true", help="a two-block model, one round: only to see the bench run")
-    harness.add_json_option(parser)
-    arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (1 if arguments.tiny else 3)
-    if not arguments.model.startswith("gpt2"):
-        parser.error(f"--model {arguments.model}: it is gpt2, gpt2-medium, gpt2-large or gpt2-xl")
-    if not arguments.folder.is_dir():
-        parser.error(f"--folder {arguments.folder} is no folder")
-    return arguments
+    return harness.parse_disk_bench(parser, "gpt2")
 
 
 def main() -> int:

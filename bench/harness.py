@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", HERE.parents[1] / "shared" / "data"))
 TRANSIENT = ("memory_available", "disk_free")  # of the machine: says nothing about a figure
 
 Figures = Mapping[str, float | None]  # column (with its unit) -> figure; None where there is none
@@ -206,6 +207,22 @@ def show(document: Mapping[str, Any]) -> None:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, raw figures too, to FILE")
+
+
+def parse_disk_bench(parser: argparse.ArgumentParser, model: str) -> argparse.Namespace:
+    """The arguments of a bench that writes a GPT-2 preset (default: ``model``) to the disk to be measured."""
+    parser.add_argument("--rounds", type=int, help="turns of each side (default: 3)")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to write, on that disk (default: .)")
+    parser.add_argument("--model", default=model, help=f"a GPT-2 preset (default: {model})")
+    parser.add_argument("--tiny", action="store_true", help="a two-block model, one round: only to see the bench run")
+    add_json_option(parser)
+    arguments = parser.parse_args()
+    arguments.rounds = arguments.rounds or (1 if arguments.tiny else 3)
+    if not arguments.model.startswith("gpt2"):
+        parser.error(f"--model {arguments.model}: it is gpt2, gpt2-medium, gpt2-large or gpt2-xl")
+    if not arguments.folder.is_dir():
+        parser.error(f"--folder {arguments.folder} is no folder")
+    return arguments
 
 
 def run_in_folder(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Path], Result]) -> int:

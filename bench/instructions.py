@@ -7,7 +7,6 @@ peers, which render and tokenize the same texts by themselves, can be given the 
 from __future__ import annotations
 
 import json
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 import harness
 
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", harness.HERE.parents[1] / "shared" / "data"))
 SAMPLE, VOCABULARY = (
-    DATA / "instruction" / "alpaca_en_demo.json",
-    DATA / "vocab_gpt2",
+    harness.DATA / "instruction" / "alpaca_en_demo.json",
+    harness.DATA / "vocab_gpt2",
 )  # 999 rows; GPT-2's 50,257 tokens
 HELD_OUT = 4  # rows: gptloom measures a loss on some before it begins
 TINY_ROWS = 200

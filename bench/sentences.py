@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 from pathlib import Path
 
 import harness
 
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", harness.HERE.parents[1] / "shared" / "data")) / "sst2"
+DATA = harness.DATA / "sst2"
 TRAIN, DEV = DATA / "train.tsv", DATA / "dev.tsv"  # 6,920 and 872 sentences
 TINY_ROWS, TINY_DEV_ROWS = 200, 40
 TINY_SHAPE = {"n_layer": 2, "n_head": 2, "d_model": 32, "head_dim": 0, "d_ff": 0, "context": 64, "vocab_size": 600}

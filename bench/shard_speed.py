@@ -11,7 +11,6 @@ one process, so that a busy moment of the machine meets all; medians are shown. 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,6 @@ from gptloom.data.documents import iter_documents
 from gptloom.tokenizer import Tokenizer, load_tokenizer
 
 TARGET_RATIO = 0.9
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def read_texts(data: list[str]) -> tuple[list[str], list[str]]:
@@ -92,8 +90,10 @@ def measure(data: list[str], reference: str, repeats: int) -> Result:
 def main() -> int:
     """Measures, prints, and returns 1 when the target is missed."""
     parser = argparse.ArgumentParser(description="time shard building against tokenizers.encode_batch")
-    parser.add_argument("--data", nargs="+", default=[str(DATA / "english_novels")], help="text (default: the novels)")
-    parser.add_argument("--tokenizer", default=str(DATA / "vocab_gpt2"), help="tokenizer (default: GPT-2's)")
+    parser.add_argument(
+        "--data", nargs="+", default=[str(harness.DATA / "english_novels")], help="text (default: the novels)"
+    )
+    parser.add_argument("--tokenizer", default=str(harness.DATA / "vocab_gpt2"), help="tokenizer (default: GPT-2's)")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns of each side (default: 5)")
     harness.add_json_option(parser)
     arguments = parser.parse_args()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 from pathlib import Path
@@ -23,8 +22,7 @@ from typing import Any
 import harness
 from harness import Check, Result
 
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", harness.HERE.parent.parent / "shared" / "data"))
-MESSAGES, VOCABULARY = DATA / "sms_spam" / "SMSSpamCollection", DATA / "vocab_gpt2"
+MESSAGES, VOCABULARY = harness.DATA / "sms_spam" / "SMSSpamCollection", harness.DATA / "vocab_gpt2"
 TARGET, PUBLISHED = 92.0, 93.67
 SPLIT_SEED, SHARES = 123, (0.7, 0.1)
 OPTIONS = {"batch-size": "16", "lr": "1e-4", "max-epochs": "2", "warmup": "0.1", "lm-weight": "0", "max-length": "120"}

@@ -4,8 +4,14 @@ import json
 import string
 
 import pytest
+from real_data import real_data
 
 from gptloom.tokenizer import Tokenizer, load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Tokenizer:
+    return load_tokenizer(real_data("vocab_gpt2"))
 
 
 @pytest.fixture(scope="session")

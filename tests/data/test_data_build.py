@@ -1,11 +1,11 @@
 """Building: the validation rule, what lands in the shards, and going on after a break."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data import build, documents
@@ -145,9 +145,7 @@ def test_no_validation_and_a_fraction_outside(tmp_path: Path, byte_tokenizer: To
 # ---- what lands in the shards ----------------------------------------------------------------------------------------
 
 
-def test_gpt2_ids_of_shakespeare_are_those_of_the_whole_text(
-    tmp_path: Path, real_data: Callable[[str], Path], gpt2: Tokenizer
-) -> None:
+def test_gpt2_ids_of_shakespeare_are_those_of_the_whole_text(tmp_path: Path, gpt2: Tokenizer) -> None:
     source = real_data("tinyshakespeare/input.txt")
     built = build_shards([str(source)], gpt2, tmp_path / "out", split="none")
     expected = gpt2.encode(source.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data import documents
@@ -123,7 +124,7 @@ def test_bom_and_crlf_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read(tmp_path) == ["one\ntwo ä😀\nthree\n", "a\nb", "row"]
 
 
-def test_bom_and_crlf_of_a_novel(real_data: Callable[[str], Path]) -> None:
+def test_bom_and_crlf_of_a_novel() -> None:
     novel = real_data("english_novels/Anon_Clara_1864.txt.gz")
     raw = gzip.decompress(novel.read_bytes())
     assert raw.startswith(b"\xef\xbb\xbf")
@@ -144,7 +145,7 @@ def test_encodings(tmp_path: Path) -> None:
 
 
 def test_pieces_of_a_long_text_have_the_tokens_of_the_whole(
-    real_data: Callable[[str], Path], gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(documents, "PIECE_CHARACTERS", 1000)
     shakespeare = real_data("tinyshakespeare/input.txt")

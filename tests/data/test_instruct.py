@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.data_tools import InstructOptions
 from gptloom.config.errors import UserError
@@ -190,6 +191,13 @@ def test_squad(tmp_path: Path) -> None:
     assert "1 question has no answer" in found.warnings[0]
 
 
+def test_a_declared_column_is_not_guessed_for_another_role(tmp_path: Path) -> None:
+    """``context`` would be taken for a passage, were it not said to be the question."""
+    rows = jsonl({"context": "HISTORY: This town", "continuation": "Rome"}, {"context": "Who?", "continuation": "Anna"})
+    found = made(tmp_path, rows, "qa", "rows.jsonl", second="context", label="continuation")
+    assert [one.answer for one in found.conversations] == ["Rome", "Anna"]
+
+
 STEPS = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nTogether 48+24 = <<48+24=72>>72.\n#### 72"
 
 
@@ -328,7 +336,7 @@ SETS: dict[str, tuple[list[str], dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_published_sets(name: str, tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+def test_published_sets(name: str, tmp_path: Path) -> None:
     files, options, rows = SETS[name]
     found = instruct(
         InstructOptions(data=[real_data(file) for file in files], out=tmp_path / f"{name}.jsonl", **options)

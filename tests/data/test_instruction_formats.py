@@ -2,11 +2,11 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data.conversation import Conversation, Message
@@ -315,13 +315,13 @@ def test_rows_one_by_one(tmp_path: Path) -> None:
         ("gsm8k/train.jsonl.gz", "question/answer", 7473),
     ],
 )
-def test_published_files(real_data: Callable[[str], Path], name: str, title: str, conversations: int) -> None:
+def test_published_files(name: str, title: str, conversations: int) -> None:
     found = read_conversations([str(real_data(name))])
     assert title in found.sentences[0] and len(found.conversations) == conversations
     assert all(one.messages[-1].role == "assistant" for one in found.conversations)
 
 
-def test_published_transcripts(real_data: Callable[[str], Path]) -> None:
+def test_published_transcripts() -> None:
     """12 of HH's 2,312 dialogues have an empty answer or somebody speaking twice; the others are read, turn by turn."""
     path = str(real_data("preference/hh_rlhf_harmless-base_test.jsonl.gz"))
     findings = Findings()

@@ -1,10 +1,8 @@
 """Masking: how many words, which, and what the model sees in their place."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data.masking import Masking, MaskVocabulary, choose_places, mask_words
@@ -124,7 +122,7 @@ def test_rounds() -> None:
         Masking(rate=1.5)
 
 
-def test_the_vocabulary_of_a_tokenizer(real_data: Callable[[str], Path], byte_tokenizer: Tokenizer) -> None:
+def test_the_vocabulary_of_a_tokenizer(byte_tokenizer: Tokenizer) -> None:
     bert = load_tokenizer(real_data("vocab_bert"))
     vocabulary = MaskVocabulary.of(bert, whole_word=True)
     assert (vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id, vocabulary.pad_id) == (101, 102, 103, 0)

@@ -2,11 +2,11 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data.build import build_shards
@@ -41,7 +41,7 @@ def test_nothing_is_lost_and_nothing_is_empty(text: str) -> None:
         assert all(sentence.strip() for sentence in sentences)
 
 
-def test_prose_has_sentences_of_a_natural_length(real_data: Callable[[str], Path]) -> None:
+def test_prose_has_sentences_of_a_natural_length() -> None:
     with gzip.open(real_data("wikitext2/valid.txt.gz"), "rt", encoding="utf-8") as file:
         text = file.read()
     sentences = split_sentences(text)
@@ -93,7 +93,7 @@ def test_building_again(tmp_path: Path, wordpiece: Tokenizer, byte_tokenizer: To
     assert build(byte_tokenizer, overwrite=True) == []  # shards of other tokenizers have none
 
 
-def test_pieces_of_a_long_document_keep_every_id(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+def test_pieces_of_a_long_document_keep_every_id(tmp_path: Path) -> None:
     bert = load_tokenizer(real_data("vocab_bert"))
     with gzip.open(real_data("wikitext2/valid.txt.gz"), "rt", encoding="utf-8") as file:
         text = file.read()[:300_000]

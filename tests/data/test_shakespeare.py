@@ -1,17 +1,14 @@
 """Tiny Shakespeare: only the very text is taken, from a file or from the network, and refusals say what to do."""
 
 import io
-import os
 import urllib.error
-from pathlib import Path
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data import shakespeare
 from gptloom.data.shakespeare import shakespeare_corpus
-
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 
 @pytest.fixture
@@ -31,9 +28,7 @@ def network(monkeypatch):
 
 
 def test_a_local_copy_is_checked_and_kept(tmp_path, network):
-    local = DATA / "tinyshakespeare" / "input.txt"
-    if not local.is_file():
-        pytest.skip(f"{local} is not there")
+    local = real_data("tinyshakespeare/input.txt")
     network(AssertionError("no download is needed"))
     kept = shakespeare_corpus(tmp_path, local)
     assert kept.read_bytes() == local.read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data.tables import Table, read_table
@@ -165,9 +166,7 @@ def test_declared_columns_and_options_decide_about_the_header(tmp_path: Path) ->
         ("msrp/msr-para-train.tsv", ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")),
     ],
 )
-def test_real_tables_are_read_as_python_reads_them(
-    name: str, names: int | tuple[str, ...], real_data: Callable[[str], Path]
-) -> None:
+def test_real_tables_are_read_as_python_reads_them(name: str, names: int | tuple[str, ...]) -> None:
     path = real_data(name)
     table = read_table(str(path))
     has_header = not isinstance(names, int)
@@ -191,7 +190,7 @@ def test_no_file_no_rows_nothing_in_it(tmp_path: Path) -> None:
     assert "no rows" in refused(put(tmp_path / "d.json", "[]"))[0]
 
 
-def test_another_encoding_is_named_with_byte_and_line_and_its_conversion(real_data: Callable[[str], Path]) -> None:
+def test_another_encoding_is_named_with_byte_and_line_and_its_conversion() -> None:
     path = real_data("trec/TREC.train")
     line = next(i for i, raw in enumerate(path.read_bytes().split(b"\n"), 1) if not raw.isascii())
     problem = refused(str(path))[0]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from real_data import real_data
 from torch import Tensor
 
 from gptloom.config.model import ModelConfig, preset
@@ -142,7 +142,7 @@ def waste(shapes: list[tuple[int, int, int]]) -> float:
     return 1 - sum(tokens for *_, tokens in shapes) / sum(rows * longest for rows, longest, _ in shapes)
 
 
-def test_little_padding_on_real_sentences(gpt2: Tokenizer, real_data: Callable[[str], Path]) -> None:
+def test_little_padding_on_real_sentences(gpt2: Tokenizer) -> None:
     lines = real_data("sst2/train.tsv").read_text(encoding="utf-8").splitlines()
     texts = gpt2.encode_batch([line.split("\t")[0] for line in lines])
     encoded = [

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_readers import DATA, TASK_SETS, task_table
+from real_data import real_data
+from task_readers import TASK_SETS, task_table
 
 from gptloom.config.errors import UserError
 from gptloom.config.finetune import ColumnOptions
@@ -46,13 +47,12 @@ def test_one_sentence_says_what_was_taken_and_what_was_not(tmp_path: Path) -> No
 
 
 def test_what_is_not_obvious_is_shown_with_a_value_of_each_column_and_the_options(tmp_path: Path) -> None:
-    if not (DATA / "cola").exists():
-        pytest.skip(f"test data {DATA / 'cola'} is not there; set GPTLOOM_TEST_DATA")
-    said = refused(DATA / "cola" / "in_domain_train.tsv", "classify")
+    cola = real_data("cola/in_domain_train.tsv")
+    said = refused(cola, "classify")
     assert "not obvious which column is the label (tsv, no header)" in said
     assert "\n    4  Our friends won't buy this analysis" in said
     assert "--label COLUMN, such as: --text 4 --label 2" in said and "--header" in said
-    columns, _ = guess(DATA / "cola" / "in_domain_train.tsv", "classify", text="4", label="2")
+    columns, _ = guess(cola, "classify", text="4", label="2")
     assert columns == Columns(text="4", label="2")
 
 

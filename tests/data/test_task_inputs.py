@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
@@ -172,7 +173,7 @@ def test_words_beyond_the_row_have_no_place(byte_tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("folder", ["vocab_gpt2", "vocab_gpt1", "vocab_bert"])
-def test_an_answer_is_found_among_the_tokens(folder: str, real_data: Any) -> None:
+def test_an_answer_is_found_among_the_tokens(folder: str) -> None:
     tokenizer = load_tokenizer(real_data(folder))
     context = "  In 1912 the café of “Zoë Wößner” burnt down.\nA  naïve waiter 😀 had left."
     made = inputs(tokenizer, "span")

@@ -7,7 +7,6 @@ takes about ten minutes on two cores, the training of its WordPiece vocabulary i
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -17,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from real_data import real_data
 
 from gptloom.data.built import TrainingShards, load_built
 from gptloom.evaluation.masked import guess
 from gptloom.interop.open import open_model
 from gptloom.tokenizer.tokenizer import Tokenizer
 
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "wikitext2"
 MINUTES = 7  # of training; the rest is for the vocabulary, the shards, the measuring of steps and the start of Python
 # What leaves early the plateau on which a model only knows how frequent words are: two narrow layers that see the text several
 # times, short rows with few places to tell apart, all of them full, no dropout, much to guess, embeddings that move slowly.
@@ -64,11 +63,10 @@ def pieces_of_unknown(tokenizer: Tokenizer) -> list[int]:
 def test_guesses_twice_as_many_words_as_the_most_frequent_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"test data {DATA} is not there; set GPTLOOM_TEST_DATA")
+    data = real_data("wikitext2")
     begun = time.monotonic()
-    command = [sys.executable, "-m", "gptloom", "pretrain", "--data", str(DATA / "train.txt.gz")]
-    command += ["--valid", str(DATA / "valid.txt.gz"), "--limit-batches", "20", "--log", "none"]
+    command = [sys.executable, "-m", "gptloom", "pretrain", "--data", str(data / "train.txt.gz")]
+    command += ["--valid", str(data / "valid.txt.gz"), "--limit-batches", "20", "--log", "none"]
     command += ["--max-minutes", str(MINUTES), "--out", "run"]
     for name, value in SETTINGS.items():
         command += [f"--{name}", str(value)]

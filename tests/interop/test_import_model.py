@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from real_data import real_data
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -241,12 +241,9 @@ def test_a_vocabulary_in_two_files_becomes_a_tokenizer_json(tmp_path: Path) -> N
 def test_published_vocabularies_give_the_ids_of_transformers(
     name: str, vocab_size: int, files: dict[str, str], tmp_path: Path
 ) -> None:
-    base = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not all((base / file).is_file() for file in files):
-        pytest.skip(f"test data {', '.join(files)} is not in {base}; set GPTLOOM_TEST_DATA")
     write_folder(tmp_path / "theirs", name, vocab_size=vocab_size)
     for file, called in files.items():
-        shutil.copyfile(base / file, tmp_path / "theirs" / called)
+        shutil.copyfile(real_data(file), tmp_path / "theirs" / called)
     receipt = bring_in(tmp_path / "theirs", tmp_path / "ours").receipt
     assert receipt.verified and receipt.token_ids is not None
     # transformers knows vocabularies by its own file names only; OpenAI's it passes over without a word.

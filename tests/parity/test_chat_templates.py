@@ -19,7 +19,7 @@ from gptloom.config.chat import ChatFormat
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.render import Renderer
 from gptloom.data.templates import built_in, own_format
-from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from gptloom.tokenizer import Tokenizer, train_tokenizer
 
 TOOL = {
     "type": "function",
@@ -106,14 +106,6 @@ def test_plain(ours: dict[str, Tokenizer], tmp_path: Path) -> None:
     typed = [{"role": "user", "content": "What is this?"}]
     asked = theirs.apply_chat_template(typed, add_generation_prompt=True, return_dict=False)
     assert asked == renderer.prompt([Message("user", "What is this?")]), "the separator is in the template itself"
-
-
-@pytest.fixture(scope="module")
-def gpt2() -> Tokenizer:
-    base = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-    if not (base / "vocab_gpt2").is_dir():
-        pytest.skip(f"test data {base / 'vocab_gpt2'} is not there; set GPTLOOM_TEST_DATA")
-    return load_tokenizer(base / "vocab_gpt2")
 
 
 @pytest.mark.parametrize("name", ["gptloom", "chatml", "llama", "alpaca"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_data import real_data
 from safetensors.torch import load_file
 from side_by_side import randomised
 
@@ -31,8 +32,6 @@ from gptloom.train.objective import NextToken
 
 pytestmark = pytest.mark.slow
 
-SHARED = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-ALPACA = SHARED / "instruction" / "alpaca_en_demo.json"
 EXAMPLES = 50
 
 
@@ -47,10 +46,9 @@ def interpreter() -> str:
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, list[Rendered], Path]:
     """Our model, the examples as we render them, and the folder with what SFTTrainer found of the same rows."""
     python = interpreter()
-    if not ALPACA.exists():
-        pytest.skip(f"test data {ALPACA} is not there; set GPTLOOM_TEST_DATA")
+    rows = real_data("instruction/alpaca_en_demo.json")
     folder = tmp_path_factory.mktemp("trl")
-    conversations = read_conversations([str(ALPACA)]).conversations[:EXAMPLES]
+    conversations = read_conversations([str(rows)]).conversations[:EXAMPLES]
     texts = [message.content for one in conversations for message in one.messages]
     format, tokenizer = built_in("chatml", train_tokenizer("bpe", texts, 600))
     examples = Renderer(tokenizer, format).examples(conversations)

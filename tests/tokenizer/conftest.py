@@ -1,33 +1,8 @@
-"""Real files that the tokenizer tests compare with."""
+"""Texts for the tokenizer tests."""
 
-import os
 import random
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-
-from gptloom.tokenizer import Tokenizer, load_tokenizer
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def truth() -> Callable[[str], Path]:
-    """A file or folder of the test data by its name there; skips where it is absent."""
-    base = Path(os.environ.get("GPTLOOM_TEST_DATA", ROOT.parent / "shared" / "data"))
-
-    def find(name: str) -> Path:
-        if not (base / name).exists():
-            pytest.skip(f"test data {base / name} is not there; set GPTLOOM_TEST_DATA")
-        return base / name
-
-    return find
-
-
-@pytest.fixture(scope="session")
-def gpt2(truth: Callable[[str], Path]) -> Tokenizer:
-    return load_tokenizer(truth("vocab_gpt2"))
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 import gzip
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.tokenizer import Tokenizer, load_tokenizer
@@ -35,8 +35,8 @@ SPLIT = {
 
 
 @pytest.fixture(scope="module")
-def files(truth: Callable[[str], Path]) -> Path:
-    return truth("vocab_gpt1")
+def files() -> Path:
+    return real_data("vocab_gpt1")
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_equal_to_transformers(basic: Tokenizer, peer: Any, unicode_texts: list[
         assert basic.decode(ids) == peer.decode(ids)
 
 
-def test_equal_to_transformers_on_real_text(basic: Tokenizer, peer: Any, truth: Callable[[str], Path]) -> None:
-    with gzip.open(truth("wikitext2") / "valid.txt.gz", "rt", encoding="utf-8") as file:
+def test_equal_to_transformers_on_real_text(basic: Tokenizer, peer: Any) -> None:
+    with gzip.open(real_data("wikitext2") / "valid.txt.gz", "rt", encoding="utf-8") as file:
         text = file.read()[:300_000]
     assert basic.encode(text, special=True) == peer.encode(text)
 
@@ -130,8 +130,8 @@ def test_a_folder_saved_by_transformers(peer: Any, tmp_path: Path) -> None:
     assert ours.encode(TEXTS[1], special=True) == peer.encode(TEXTS[1])
 
 
-def test_parts_of_a_long_text_encode_as_the_whole(gpt1: Tokenizer, truth: Callable[[str], Path]) -> None:
-    with gzip.open(truth("lambada") / "lambada_test.jsonl.gz", "rt", encoding="utf-8") as file:
+def test_parts_of_a_long_text_encode_as_the_whole(gpt1: Tokenizer) -> None:
+    with gzip.open(real_data("lambada") / "lambada_test.jsonl.gz", "rt", encoding="utf-8") as file:
         passages = [json.loads(line)["text"] for line in file]
     text = "\n\n".join(passages)[:300_000]
     whole = gpt1._plain.encode(text, add_special_tokens=False).ids

@@ -4,10 +4,10 @@ import json
 import pickle
 import random
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.tokenizer import Tokenizer, load_tokenizer
@@ -22,10 +22,10 @@ END = "<|endoftext|>"
 
 
 @pytest.fixture(scope="module")
-def reference(truth: Callable[[str], Path]) -> "tiktoken.Encoding":
+def reference() -> "tiktoken.Encoding":
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-    folder = truth("vocab_gpt2")
+    folder = real_data("vocab_gpt2")
     ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
     return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: 50256})
 
@@ -59,16 +59,16 @@ def test_borders_of_utf8(gpt2: Tokenizer, reference: "tiktoken.Encoding") -> Non
     assert_same(gpt2, reference, texts + [chr(point) for point in range(0x100)])
 
 
-def test_emoji_and_joiners(gpt2: Tokenizer, reference: "tiktoken.Encoding", truth: Callable[[str], Path]) -> None:
-    lines = truth("tokenizer_truth/emoji-test.txt").read_text(encoding="utf-8").splitlines()
+def test_emoji_and_joiners(gpt2: Tokenizer, reference: "tiktoken.Encoding") -> None:
+    lines = real_data("tokenizer_truth/emoji-test.txt").read_text(encoding="utf-8").splitlines()
     rows = [line.split(";")[0].split() for line in lines if line and not line.startswith("#")]
     emoji = ["".join(chr(int(point, 16)) for point in row) for row in rows]
     assert any("\u200d" in symbol for symbol in emoji)
     assert_same(gpt2, reference, [*emoji, " ".join(emoji), "".join(emoji)])
 
 
-def test_naughty_strings(gpt2: Tokenizer, reference: "tiktoken.Encoding", truth: Callable[[str], Path]) -> None:
-    assert_same(gpt2, reference, json.loads(truth("tokenizer_truth/blns.json").read_text(encoding="utf-8")))
+def test_naughty_strings(gpt2: Tokenizer, reference: "tiktoken.Encoding") -> None:
+    assert_same(gpt2, reference, json.loads(real_data("tokenizer_truth/blns.json").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_ids_outside_the_vocabulary_are_refused(gpt2: Tokenizer) -> None:
             gpt2.token_bytes(bad)
 
 
-def test_tiny_shakespeare(gpt2: Tokenizer, reference: "tiktoken.Encoding", truth: Callable[[str], Path]) -> None:
-    text = truth("tinyshakespeare/input.txt").read_text(encoding="utf-8")
+def test_tiny_shakespeare(gpt2: Tokenizer, reference: "tiktoken.Encoding") -> None:
+    text = real_data("tinyshakespeare/input.txt").read_text(encoding="utf-8")
     cut = int(len(text) * 0.9)
     train, valid = gpt2.encode(text[:cut]), gpt2.encode(text[cut:])
     assert (len(train), len(valid)) == (301_966, 36_059)
@@ -208,11 +208,12 @@ def test_without_hub_the_files_and_their_place_are_named(monkeypatch: pytest.Mon
     assert all(part in message for part in ("vocab.json", "merges.txt", "--tokenizer", "no network"))
 
 
-def test_a_copy_in_the_hub_cache_is_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, truth: Callable[[str], Path], gpt2: Tokenizer
-) -> None:
+def test_a_copy_in_the_hub_cache_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpt2: Tokenizer) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    files = {"vocab.json": truth("vocab_gpt2") / "encoder.json", "merges.txt": truth("vocab_gpt2") / "vocab.bpe"}
+    files = {
+        "vocab.json": real_data("vocab_gpt2") / "encoder.json",
+        "merges.txt": real_data("vocab_gpt2") / "vocab.bpe",
+    }
     cached = {("openai-community/gpt2", name): str(path) for name, path in files.items()}
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: cached.get((name, file)))
     monkeypatch.setattr(hub, "hf_hub_download", lambda name, file: pytest.fail("asked the network"))

@@ -3,11 +3,11 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tokenizers
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -40,10 +40,8 @@ def test_a_run_folder_and_a_bare_model_folder(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "model").hash == tokenizer.hash
 
 
-def test_gpt2_is_one_tokenizer_however_it_was_written(
-    gpt2: Tokenizer, truth: Callable[[str], Path], tmp_path: Path
-) -> None:
-    source = truth("vocab_gpt2")
+def test_gpt2_is_one_tokenizer_however_it_was_written(gpt2: Tokenizer, tmp_path: Path) -> None:
+    source = real_data("vocab_gpt2")
     for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
         folder = tmp_path / vocabulary
         folder.mkdir()

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.tokenizer import Tokenizer, default_vocab_size, train_tokenizer
@@ -69,13 +70,13 @@ def merges_of(tokenizer: Tokenizer, folder: Path) -> list[Pair]:
     return [(left, right) for left, right in model["merges"]]
 
 
-def test_bpe_merges_are_those_of_the_definition(truth: Callable[[str], Path], tmp_path: Path) -> None:
+def test_bpe_merges_are_those_of_the_definition(tmp_path: Path) -> None:
     """Between our merges and published ones for the same text lies the choice among equally frequent pairs, no more.
 
     CS336's reference takes the pair of greatest bytes, ours the smallest ids; the twin reproduces either.
     """
-    text = truth("tokenizer_truth/subword_nmt/corpus.en").read_text(encoding="utf-8")
-    lines = truth("tokenizer_truth/cs336/train-bpe-reference-merges.txt").read_text(encoding="utf-8").split("\n")
+    text = real_data("tokenizer_truth/subword_nmt/corpus.en").read_text(encoding="utf-8")
+    lines = real_data("tokenizer_truth/cs336/train-bpe-reference-merges.txt").read_text(encoding="utf-8").split("\n")
     published = [(line.split(" ")[0], line.split(" ")[1]) for line in lines if line]
     ours = merges_of(train_tokenizer("bpe", [text], 256 + 243 + 2), tmp_path)
     assert len(published) == len(ours) == 243
@@ -86,15 +87,15 @@ def test_bpe_merges_are_those_of_the_definition(truth: Callable[[str], Path], tm
 
 
 @pytest.mark.slow
-def test_all_merges_are_those_of_the_definition(truth: Callable[[str], Path], tmp_path: Path) -> None:
-    text = truth("tokenizer_truth/subword_nmt/corpus.en").read_text(encoding="utf-8")
-    lines = truth("tokenizer_truth/cs336/train-bpe-reference-merges.txt").read_text(encoding="utf-8").split("\n")
+def test_all_merges_are_those_of_the_definition(tmp_path: Path) -> None:
+    text = real_data("tokenizer_truth/subword_nmt/corpus.en").read_text(encoding="utf-8")
+    lines = real_data("tokenizer_truth/cs336/train-bpe-reference-merges.txt").read_text(encoding="utf-8").split("\n")
     assert slow_bpe(text, 243, greatest_bytes) == [tuple(line.split(" ")) for line in lines if line]
     assert slow_bpe(text, 243, smallest_ids) == merges_of(train_tokenizer("bpe", [text], 501), tmp_path)
 
 
-def test_bpe_is_deterministic_and_a_smaller_one_is_its_beginning(truth: Callable[[str], Path], tmp_path: Path) -> None:
-    text = truth("tinyshakespeare/input.txt").read_text(encoding="utf-8")[:200_000]
+def test_bpe_is_deterministic_and_a_smaller_one_is_its_beginning(tmp_path: Path) -> None:
+    text = real_data("tinyshakespeare/input.txt").read_text(encoding="utf-8")[:200_000]
     large = train_tokenizer("bpe", [text], 1024)
     assert train_tokenizer("bpe", iter([text]), 1024).hash == large.hash
     small = train_tokenizer("bpe", [text], 600)

@@ -4,12 +4,12 @@ import gzip
 import json
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
+from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -39,8 +39,8 @@ NASTY = [
 
 
 @pytest.fixture(scope="module")
-def vocab(truth: Callable[[str], Path]) -> Path:
-    return truth(VOCAB)
+def vocab() -> Path:
+    return real_data(VOCAB)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def bert(vocab: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def wikitext(truth: Callable[[str], Path]) -> str:
-    with gzip.open(truth("wikitext2") / "valid.txt.gz", "rt", encoding="utf-8") as file:
+def wikitext() -> str:
+    with gzip.open(real_data("wikitext2") / "valid.txt.gz", "rt", encoding="utf-8") as file:
         return file.read()
 
 

@@ -3,7 +3,6 @@ lines where it is not (xml, conll, SQuAD's nesting, labels and options inside te
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pytest
+from real_data import real_data
 
 from gptloom.config.task import Columns, Task
 from gptloom.data.tables import Table, read_table
 from gptloom.data.task_examples import Examples, declared_names, read_examples
 
-DATA = Path(os.environ.get("GPTLOOM_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 COPA_ASKS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
 
 Rows = Iterator[dict[str, Any]]
@@ -47,9 +45,7 @@ def task_examples(name: str, split: str, folder: Path, labels: tuple[str, ...] |
 def task_file(name: str, split: str, folder: Path) -> Path:
     """A file of one split that gptloom reads, for ``--data``."""
     task_set = TASK_SETS[name]
-    raw = DATA / task_set.files[split]
-    if not raw.exists():
-        pytest.skip(f"test data {raw} is not there; set GPTLOOM_TEST_DATA")
+    raw = real_data(task_set.files[split])
     if task_set.rewritten is None:
         return raw
     path = folder / f"{name}.{split}.jsonl"

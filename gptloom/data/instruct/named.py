@@ -19,7 +19,8 @@ def named_columns(table: Table, options: InstructOptions, **names: Sequence[str]
     problems = []
     for role, usual in names.items():
         declared: str | None = getattr(options, role)
-        taken = declared or _first_called(table, usual, taken_already=found.values())
+        others = {*found.values(), *(getattr(options, other) for other in names if other != role)}
+        taken = declared or _first_called(table, usual, taken_already=others)
         if declared and declared not in table.names:
             problems.append(Problem(f"no column {declared!r}; there are {', '.join(table.names)}", table.path))
         elif declared in found.values():
@@ -35,7 +36,7 @@ def named_columns(table: Table, options: InstructOptions, **names: Sequence[str]
     return found
 
 
-def _first_called(table: Table, usual: Sequence[str], taken_already: Collection[str]) -> str | None:
+def _first_called(table: Table, usual: Sequence[str], taken_already: Collection[str | None]) -> str | None:
     free = {plain(name): name for name in reversed(table.names) if name not in taken_already}
     return next((free[name] for name in usual if name in free), None)
 
