@@ -31,6 +31,7 @@ ORDER = (
     "feature",
     "sms_spam",
     "sft",
+    "data_check",
     "startup",
 )
 HEAD = """# Results

@@ -170,6 +170,16 @@ def test_everything_at_once(check: Callable[..., CheckReport], tmp_path: Path) -
     assert "rows.jsonl:23: the control character U+0000" in warnings
 
 
+def test_a_beginning_that_is_trained_on_is_a_leak(check: Callable[..., CheckReport], tmp_path: Path) -> None:
+    """As ``gptloom sft`` has it, which learns every answer of a conversation."""
+    turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    longer = [*turns, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+    report = check([{"messages": longer}, pair("x", "y")], [pair("a", "other"), pair("c", "d")])
+    assert "1 held-out prompt is also trained on (of 2): valid.jsonl:1 = rows.jsonl:1" in told(
+        report.problems, tmp_path
+    )
+
+
 def test_many_problems_are_counted(check: Callable[..., CheckReport]) -> None:
     report = check([pair("a", "b"), *[pair("a", "")] * 40])
     assert len(report.problems) == 4 and str(report.problems[-1]) == "and 37 more: empty answers"

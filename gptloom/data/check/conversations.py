@@ -147,6 +147,8 @@ class _Check:
             length = max(next(lengths) for _ in answers)
             prompt = "\n".join(message.content for message in first.prompt)
             answer = "\n".join(conversation.answer for conversation in answers)
+            if survey.seen.prompts_too:
+                survey.beginnings.add(survey.rows, first)
             survey.add(first.where, prompt, answer, length)
             find_garbled(f"{prompt}\n{answer}", first.where, gathered.warnings)
             facts.turns += sum(message.role == "assistant" for message in first.messages)

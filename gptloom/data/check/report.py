@@ -81,7 +81,7 @@ class Gathered:
     def report(self, next: str, *, leaks_are_fatal: bool = False) -> CheckReport:
         """The report, with what only all rows together tell."""
         repeated = Repeated.of(self.train.seen) if self.train.rows else None
-        leaked = Leaked.of(self.train.seen, self.valid.seen) if self.train.rows and self.valid.rows else None
+        leaked = self._leaked() if self.train.rows and self.valid.rows else None
         problems = [*self.problems, *self.findings.problems()]
         warnings = [*_of_repeats(repeated), *_of_classes(self.train.classes, self.train.rows)]
         if leaked is not None:
@@ -109,6 +109,12 @@ class Gathered:
             next,
             self._advice(),
         )
+
+    def _leaked(self) -> Leaked:
+        """Of conversations by the rule of ``gptloom sft``, which knows every answer; else by the prompts."""
+        train, valid = self.train, self.valid
+        exact = valid.beginnings.seen_in(train.beginnings) if len(valid.beginnings) else None
+        return Leaked.of(train.seen, valid.seen, exact)
 
     def _advice(self) -> str:
         """``data prepare`` where it takes the files and leaves something out of them, by the rules of its ``load``."""

@@ -169,12 +169,12 @@ class Leaked:
     near: Pairs
 
     @classmethod
-    def of(cls, train: Seen, valid: Seen) -> Leaked:
-        """Both sides need ``prompts_too``."""
-        n, known = len(train), train.asked
-        again, first = repeats(np.concatenate([known, valid.asked]))
-        crossing = (again >= n) & (first < n)
-        exact = again[crossing] - n
+    def of(cls, train: Seen, valid: Seen, exact: tuple[Numbers, Numbers] | None = None) -> Leaked:
+        """Both sides need ``prompts_too``.
+
+        ``exact``: the rows of ``valid`` that are trained on, and for each one of ``train`` (default: with its prompt).
+        """
+        exact, first = _crossing(train, valid) if exact is None else exact
         n_sketched = len(sketches := train.asked_sketches())
         both = np.concatenate([sketches, valid.asked_sketches()])
         near = np.full(len(both) - n_sketched, _NONE)
@@ -183,9 +183,17 @@ class Leaked:
         near[exact[exact < len(near)]] = _NONE
         nearly = np.flatnonzero(near != _NONE)
         return cls(
-            _pairs(valid, train, exact, first[crossing]),
+            _pairs(valid, train, exact, first),
             _pairs(valid, train, nearly, near[nearly], "~"),
         )
+
+
+def _crossing(train: Seen, valid: Seen) -> tuple[Numbers, Numbers]:
+    """The rows of ``valid`` whose prompt is one of ``train``'s, and the first row there that has it."""
+    n = len(train)
+    again, first = repeats(np.concatenate([train.asked, valid.asked]))
+    crossing = (again >= n) & (first < n)
+    return again[crossing] - n, first[crossing]
 
 
 def _note(near: Numbers, rows: Numbers, earlier: Numbers, wanted: NDArray[np.bool_]) -> None:

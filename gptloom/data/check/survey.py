@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gptloom.data.beginnings import Beginnings
 from gptloom.data.check.seen import Seen
 from gptloom.data.findings import Findings
 from gptloom.data.prepare.mojibake import LOST, repaired
@@ -68,6 +69,7 @@ class Survey:
 
     def __init__(self, unit: str, limit: int | None = None) -> None:
         self.seen = Seen()
+        self.beginnings = Beginnings()  # of conversations, where there is another side
         self.lengths = Lengths(unit, limit)
         self.rows = 0
         self._answers: Counter[str] | None = Counter()

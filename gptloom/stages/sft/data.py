@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.sft import SftOptions
+from gptloom.data.beginnings import Beginnings, answer_keys
 from gptloom.data.conversation import Conversation
 from gptloom.data.findings import counted, first_few
 from gptloom.data.inputs import split_weight
@@ -102,66 +102,43 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     return {path: stem if often[stem] == 1 else path for path, stem in stems.items()}
 
 
-def first_key(conversation: Conversation) -> bytes:
-    """A hash of everything before the first answer; of that answer where nothing comes before."""
-    return next(iter(prompt_keys(conversation)))
-
-
-def prompt_keys(conversation: Conversation) -> dict[bytes, bytes]:
-    """For each answer: a hash of all that comes before it -> one of the same and the answer.
-
-    Where nothing comes before, as in plain text, both are of the answer.
-    """
-    keys: dict[bytes, bytes] = {}
-    told: list[str] = []
-    for message in conversation.messages:
-        before = tuple(told)
-        told.append(f"{message.role}\x1f{' '.join(message.content.split())}")
-        if message.role == "assistant":
-            keys[_hash(before or told)] = _hash(told)
-    return keys
-
-
-def _hash(texts: Sequence[str]) -> bytes:
-    return hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
 def _hold_out(sources: Sequence[Source], share: float) -> tuple[list[Source], dict[str, list[Conversation]]]:
     """``share`` of the different beginnings of each file, at least one of two; equal beginnings stay together."""
     kept: list[Source] = []
     valid: dict[str, list[Conversation]] = {}
-    held: set[bytes] = set()
+    held: set[int] = set()
     for source in sources:
-        keys = sorted({first_key(conversation) for conversation in source.conversations})
+        keys = sorted({_beginning(conversation) for conversation in source.conversations})
         if len(keys) > 1:
             held |= set(keys[: max(1, round(share * len(keys)))])
     for source in sources:
         sides: tuple[list[Conversation], list[Conversation]] = ([], [])
         for conversation in source.conversations:
-            sides[first_key(conversation) in held].append(conversation)
+            sides[_beginning(conversation) in held].append(conversation)
         kept.append(Source(source.name, sides[0], source.weight))
         if sides[1]:
             valid[source.name] = sides[1]
     return kept, valid
 
 
+def _beginning(conversation: Conversation) -> int:
+    """A hash of everything before the first answer; of that answer where nothing comes before."""
+    return answer_keys(conversation)[0].prompt
+
+
 def _check_apart(sources: Sequence[Source], valid: dict[str, list[Conversation]]) -> None:
     """UserError where a held-out prompt, or a whole exchange before it, is trained on: its loss would say nothing."""
-    prompts: set[bytes] = set()
-    exchanges: set[bytes] = set()
-    for conversation in (one for source in sources for one in source.conversations):
-        keys = prompt_keys(conversation)
-        prompts |= keys.keys()
-        exchanges |= set(keys.values())
-    leaks = []
-    for conversation in (one for held in valid.values() for one in held):
-        *earlier, last = prompt_keys(conversation).items()
-        if last[0] in prompts or any(exchange in exchanges for _, exchange in earlier):
-            leaks.append(conversation.where)
-    if leaks:
+    trained, held_out = Beginnings(), Beginnings()
+    for row, conversation in enumerate(one for source in sources for one in source.conversations):
+        trained.add(row, conversation)
+    held = [one for conversations in valid.values() for one in conversations]
+    for row, conversation in enumerate(held):
+        held_out.add(row, conversation)
+    leaks, _ = held_out.seen_in(trained)
+    if len(leaks):
         what = f"{counted(len(leaks), 'held-out prompt')} also in --data"
         mend = "take them out of one of the files; gptloom data check FILE --valid FILE lists them"
-        raise UserError(Problem(what, first_few(leaks), mend))
+        raise UserError(Problem(what, first_few([held[row].where for row in leaks]), mend))
 
 
 def share_weights(sizes: Sequence[int], weights: Sequence[float], temperature: float | None) -> list[float]:
