@@ -157,6 +157,28 @@ def test_broken_off_while_the_final_folder_is_written(
     assert same(stored(whole.path / "final"), stored(folder / "final"))
 
 
+def test_an_extended_run_that_was_broken_off_keeps_its_new_length(tune: Tune) -> None:
+    run = tune(max_steps=2, save_every=2, eval_every=2)
+    paused = resume(run.path, max_steps=6, callbacks=[stop_at(4)])
+    assert (paused.state.state, paused.state.step, paused.state.begin) == ("paused", 4, 2)
+    again = resume(run.path)
+    assert (again.state.state, again.state.step, again.state.begin) == ("finished", 6, 2)
+
+
+@pytest.mark.slow
+def test_an_extended_run_that_was_broken_off_at_once_keeps_its_new_length(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint knows yet that the run was extended."""
+    run = tune(max_steps=2, save_every=2, eval_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("gptloom.stages.tuning.training.fit", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            resume(run.path, max_steps=6)
+    again = resume(run.path, max_steps=6)
+    assert (again.state.state, again.state.step, again.state.begin) == ("finished", 6, 2)
+
+
 @pytest.mark.slow
 def test_a_larger_budget_goes_on_from_the_end(tune: Tune) -> None:
     run = tune(max_steps=3)

@@ -10,7 +10,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import DurabilityOptions, Options, ParallelOptions
 from gptloom.config.pretrain import ResumeOptions
-from gptloom.config.resolve import Resolved, read_config
+from gptloom.config.resolve import DERIVED, Resolved, read_config, write_config
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
@@ -81,10 +81,10 @@ def resume_tuning(
         if harm and not asked(f"Newer checkpoints are damaged. Go on from step {step}?"):
             raise UserError(*harm, Problem(f"the newest sound checkpoint is that of step {step}", str(folder), "--yes"))
         if budget is not None:
-            say(f"a new warm-up and decay over the steps {step} to {budget}")
-            options = stored.options.model_copy(update={"max_steps": budget, "max_epochs": None, "max_minutes": None})
-            stored = replace(stored, options=options)
-            document["run"] |= {"begin": step, "steps": budget}
+            stored = _extended(stored, budget)
+        if document["run"]["steps"] != stored.options.max_steps:  # a checkpoint from before it was extended
+            say(f"a new warm-up and decay over the steps {step} to {stored.options.max_steps}")
+            document["run"] |= {"begin": step, "steps": stored.options.max_steps}
         plan = tuning.plan(stored, data)
         now = {"data": plan.data_hash, "base": plan.body.base_hash}
         names = {"data": "the rows have", "base": f"the weights of {stored.options.base} have"}
@@ -92,6 +92,8 @@ def resume_tuning(
         if changed:
             mend = f"put the old ones back, or begin anew: gptloom {tuning.command} with --overwrite or another --out"
             raise UserError(*(Problem(what, str(folder), mend) for what in changed))
+        if budget is not None:
+            write_config(folder / CONFIG, stored, tuning.command)  # what the run is resumed by from now on
         train(plan, claim, callbacks, (checkpoint, document))
 
 
@@ -104,6 +106,18 @@ def _check_options(resolved: Resolved[ResumeOptions]) -> None:
 def _as_asked(stored: Resolved[Any], now: Resolved[ResumeOptions]) -> Resolved[Any]:
     given = {name: getattr(now.options, name) for name in (*KEPT, "threads") if now.given(name)}
     return replace(stored, options=stored.options.model_copy(update={**given, "quiet": now.options.quiet}))
+
+
+def _extended(stored: Resolved[Any], steps: int) -> Resolved[Any]:
+    """The options with the new length instead of the old one, however that was given."""
+    budgets = {"max_steps": steps, "max_epochs": None, "max_minutes": None}
+    sources, rules = (
+        {name: value for name, value in kept.items() if name not in budgets} for kept in (stored.sources, stored.rules)
+    )
+    options = stored.options.model_copy(update=budgets)
+    return Resolved(
+        options, {**sources, "max_steps": DERIVED}, {**rules, "max_steps": "extended by gptloom resume --max-steps"}
+    )
 
 
 def _budget(given: ResumeOptions, steps: int, begun: bool, folder: Path) -> int | None:
