@@ -23,14 +23,6 @@ from harness import Check, Result
 
 TARGET = 0.25  # of the longer file's bytes
 WORDS, PROMPT, ANSWER = 10_000, 30, 120
-CHECK = """
-import json, sys, time
-import harness, gptloom
-from contextlib import suppress
-begun = time.perf_counter()
-report = gptloom.data_check([sys.argv[1]], stage="sft")
-print(json.dumps({"seconds": time.perf_counter() - begun, "peak": harness.peak_bytes(), "rows": report.rows}))
-"""
 
 
 def write_rows(path: Path, size: int, seed: int) -> int:
@@ -48,9 +40,21 @@ def write_rows(path: Path, size: int, seed: int) -> int:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """One check, in a process of its own."""
-    environment = {"PYTHONPATH": f"{harness.HERE}:{harness.HERE.parent}"}
-    return harness.run_json([sys.executable, "-c", CHECK, str(path)], environment)
+    """What a process of its own finds in the file."""
+    return harness.run_json([sys.executable, __file__, "--check", str(path)])
+
+
+def check_here(path: Path) -> dict[str, Any]:
+    import gptloom
+
+    begun = time.perf_counter()
+    report = gptloom.data_check([str(path)], stage="sft", quiet=True)
+    return {
+        "seconds": time.perf_counter() - begun,
+        "peak": harness.peak_bytes(),
+        "rows": report.files[0].rows,
+        "fine": report.is_fine,
+    }
 
 
 def parse_seconds(path: Path) -> float:
@@ -68,8 +72,8 @@ def measure(given: argparse.Namespace, folder: Path) -> Result:
         path = folder / "rows.jsonl"
         rows = write_rows(path, length, given.seed) if length > 1 else write_rows(path, 10_000, given.seed)
         found = check(path)
-        if found["rows"] != rows:
-            raise RuntimeError(f"{found['rows']} rows were checked, not {rows}")
+        if not found["fine"] or found["rows"] != rows:
+            raise RuntimeError(f"{found['rows']} rows were checked, not {rows}, or they are not fine")
         raw[name] = {**found, "bytes": path.stat().st_size, "json.loads s": parse_seconds(path)}
     ground = raw["ten rows"]["peak"]
     table = {
@@ -94,8 +98,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of the whole file (default: 1)")
     parser.add_argument("--seed", type=int, default=1337, help="of its words (default: 1337)")
+    parser.add_argument("--check", type=Path, help=argparse.SUPPRESS)
     harness.add_json_option(parser)
-    return harness.run_in_folder(parser.parse_args(), measure)
+    given = parser.parse_args()
+    if given.check is not None:
+        print(json.dumps(check_here(given.check)))
+        return 0
+    return harness.run_in_folder(given, measure)
 
 
 if __name__ == "__main__":
