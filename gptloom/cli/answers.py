@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gptloom.cli.output import Output
-from gptloom.config.errors import Problem, UserError
+from gptloom.config.errors import UserError
 from gptloom.config.evaluate import EvaluateOptions
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.observe.glossary import interval_text, written
 from gptloom.observe.terminal import printable
 
 if TYPE_CHECKING:
     from gptloom.evaluation.answers import Answer, AnswersReport, TaskAnswers
+    from gptloom.model.reference import Resolved as Reference
 
 OF_TEXT = ("stride", "text_column", "document_separator", "encoding", "untrained")
 OF_ANSWERS = ("rows", "max_tokens", "samples", "seed")
@@ -20,29 +21,21 @@ LONGEST_TEXT = 300
 """Characters of a prompt or an answer that are shown."""
 
 
-def evaluate_answers(resolved: Resolved[EvaluateOptions]) -> AnswersReport:
+def evaluate_answers(resolved: Resolved[EvaluateOptions], reference: Reference) -> AnswersReport:
     """Reads the conversations of all files and scores what the model answers to each, task by task."""
-    import torch
-
     from gptloom.data.instruction_formats import read_conversations
     from gptloom.evaluation.answers import answer_report, check_answers
     from gptloom.interop.chat import open_chat
+    from gptloom.train.precision import use_threads
 
     options = resolved.options
-    refuse_idle(resolved, OF_TEXT, "scores how text is predicted", "--answers is about what a model answers")
+    if problems := idle(resolved, OF_TEXT, "answers are scored, not how text is predicted"):
+        raise UserError(*problems)
     conversations = read_conversations(options.data).conversations
     check_answers(conversations)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    model = open_chat(options.model, device=options.device, precision=options.precision)
+    use_threads(options.threads)
+    model = open_chat(reference, device=options.device, precision=options.precision)
     return answer_report(model, conversations, options.rows, options.seed, options.max_tokens)
-
-
-def refuse_idle(resolved: Resolved[EvaluateOptions], names: tuple[str, ...], what: str, here: str) -> None:
-    """UserError for every one of the options that was given and would do nothing."""
-    given = [f"--{name.replace('_', '-')}" for name in names if resolved.given(name)]
-    if given:
-        raise UserError(*(Problem(f"{flag} {what}; {here}", mend="leave it out") for flag in given))
 
 
 def show_answers(report: AnswersReport, samples: int, out: Output) -> None:

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import Metavar, Options, Short, is_list, is_positional, option_fields
-from gptloom.config.problems import COMMAND_LINE, Origins, unknown_option
+from gptloom.config.problems import COMMAND_LINE, Origins, flag, unknown_option
 
 
 class HelpPrinted(Exception):
@@ -47,8 +47,8 @@ def given_on_command_line(
     lists, rest = _take_lists(fields, arguments)
     # A plain flag needs no negative, but for one case: it is on in a recipe.
     plain = {option for option, field in fields.items() if _is_plain_flag(field)}
-    switched_off = {option for option in plain if f"--no-{option.replace('_', '-')}" in rest}
-    rest = [word for word in rest if word not in {f"--no-{option.replace('_', '-')}" for option in switched_off}]
+    switched_off = {option for option in plain if flag(f"no_{option}") in rest}
+    rest = [word for word in rest if word not in {flag(f"no_{option}") for option in switched_off}]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -85,16 +85,12 @@ def _cut_at_dashes(
 def _spelled_out(fields: Mapping[str, FieldInfo], arguments: Sequence[str]) -> list[str]:
     """The arguments with short spellings (``-q``) as the options they stand for."""
     short = {
-        mark.spelling: _flag(option)
+        mark.spelling: flag(option)
         for option, field in fields.items()
         for mark in field.metadata
         if isinstance(mark, Short)
     }
     return [short.get(word, word) for word in arguments]
-
-
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
 
 
 def _is_plain_flag(field: FieldInfo) -> bool:
@@ -202,9 +198,9 @@ def _refuse(name: str, fields: Mapping[str, FieldInfo], arguments: Sequence[str]
         elif option not in named.keys() | flags | negated | hidden:
             problems.append(unknown_option(option, sorted(named.keys() | negated), origins))
         elif option in flags | negated | hidden and "=" in piece[0]:
-            problems.append(Problem(f"{_flag(option)} takes no value"))
+            problems.append(Problem(f"{flag(option)} takes no value"))
         elif option not in flags | negated | hidden and len(piece) == 1 and "=" not in piece[0]:
-            problems.append(Problem(f"{_flag(option)} needs a value"))
+            problems.append(Problem(f"{flag(option)} needs a value"))
     if problems:
         *others, last = problems
         mend = f"{last.mend}  (gptloom {name} --help)" if last.mend else f"gptloom {name} --help"

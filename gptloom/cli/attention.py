@@ -10,6 +10,7 @@ from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.config.attention import AttentionOptions
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import check_new_file
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
 
@@ -31,17 +32,15 @@ class AttentionSeen:
 
 def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
     """Writes a page about the attention of every layer and head in a text: an ``AttentionSeen`` with path and figures."""
-    import torch
-
     from gptloom.generation.attention_text import see
     from gptloom.interop.watched import open_watched
     from gptloom.observe.attention_page import write_attention_page
+    from gptloom.train.precision import use_threads
 
     options = resolved.options
     out = Path(options.out)
-    _check_out(out, options.overwrite)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    check_new_file(out, options.overwrite)
+    use_threads(options.threads)
     watched, tokenizer, task = open_watched(options.model, device=options.device, untrained=options.untrained)
     seen = see(watched, tokenizer, options.text, options.second, task)
     try:
@@ -49,16 +48,6 @@ def see_attention(resolved: Resolved[AttentionOptions]) -> AttentionSeen:
     except OSError as error:
         raise UserError(Problem(f"it can't be written: {error.strerror}", str(out), "another --out")) from None
     return AttentionSeen(out, seen)
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    """UserError for what can be known before anything is computed."""
-    if out.is_dir():
-        raise UserError(Problem("it is a folder", str(out), f"--out {out / 'attention.html'}"))
-    if out.exists() and not overwrite:
-        raise UserError(Problem("it exists already; it is left as it is", str(out), "--overwrite, or another --out"))
-    if not out.parent.is_dir():
-        raise UserError(Problem(f"the folder {out.parent} does not exist", str(out), f"mkdir {out.parent}"))
 
 
 def run_attention(resolved: Resolved[AttentionOptions], out: Output) -> None:

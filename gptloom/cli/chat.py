@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gptloom.cli.framework import Command
 from gptloom.cli.generate import gap, warnings_said
 from gptloom.cli.output import Output
+from gptloom.cli.stdin import STDIN, check_once
 from gptloom.config.chat import ChatOptions
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.generate import SamplingOptions
@@ -20,20 +21,17 @@ from gptloom.observe.terminal import Terminal
 if TYPE_CHECKING:
     from gptloom.cli.chat_session import Session
 
-STDIN = "-"
 DRAWN_BY = ("max_tokens", "temperature", "top_p", "repetition_penalty")
 
 
 def open_session(options: ChatOptions, at_terminal: bool = False) -> Session:
     """A conversation with the model that has just begun. ``UserError`` when it cannot be opened, or takes no system
     message. ``at_terminal``: nothing is compiled unasked, for which a person would have to wait in the middle of it."""
-    import torch
-
     from gptloom.cli.chat_session import Session
     from gptloom.interop.open import load
+    from gptloom.train.precision import use_threads
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     compile = False if at_terminal and options.compile is None else options.compile
     model = load(options.model, device=options.device, precision=options.precision, compile=compile, slots=1)
     seed = secrets.randbits(31) if options.seed is None else options.seed
@@ -46,8 +44,7 @@ def open_session(options: ChatOptions, at_terminal: bool = False) -> Session:
 
 def messages_given(given: list[str]) -> Iterator[str]:
     """The messages of ``--message``, with the lines of standard input where ``-`` stands; blank lines are left out."""
-    if given.count(STDIN) > 1:
-        raise UserError(Problem("standard input can be read only once; two of --message are -"))
+    check_once(given, "--message")
     return (line for text in given for line in (_lines(sys.stdin) if text == STDIN else [text]))
 
 

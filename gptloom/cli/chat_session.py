@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import write_text
+from gptloom.config.files import check_new_file, write_text
 from gptloom.config.generate import SamplingOptions
-from gptloom.data.conversation import Message
+from gptloom.data.conversation import Conversation, Message
 from gptloom.data.instruction_formats import read_conversations
 from gptloom.generation.chat import turns_of
 from gptloom.generation.requests import Event
@@ -136,12 +136,11 @@ class Session:
                 else "nothing was said yet"
             )
             raise UserError(Problem(what, mend="/max_tokens N, then /retry" if turns else None))
-        if path.exists():
-            raise UserError(Problem("it exists already", str(path), "another name"))
+        check_new_file(path)
         system = [] if self.system is None else [Message("system", self.system)]
         rows = learned if self.alone else [[*system, *(message for turn in turns for message in turn)]]
-        tools = {"tools": list(self._tools)} if self._tools else {}
-        lines = [json.dumps({"messages": [_as_dict(one) for one in row], **tools}, ensure_ascii=False) for row in rows]
+        made = (Conversation(tuple(row), str(path), tools=self._tools) for row in rows)
+        lines = [json.dumps(conversation.as_row(), ensure_ascii=False) for conversation in made]
         try:
             write_text(path, "\n".join([*lines, ""]))
         except OSError as error:
@@ -168,7 +167,3 @@ class Session:
 def _answered(turn: list[Message], weight: float = 0.0) -> bool:
     """Whether there is an answer in it that is not empty, of this weight at least."""
     return any(one.role == "assistant" and one.content.strip() and one.weight >= weight for one in turn)
-
-
-def _as_dict(message: Message) -> dict[str, Any]:
-    return message.as_dict() | ({} if message.weight else {"weight": 0})

@@ -10,7 +10,7 @@ from gptloom.cli.output import Output
 from gptloom.config.data_tools import CheckOptions
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.python import python_function
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.observe.terminal import terminal
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gptloom.data.check.report import CheckReport
 
 MOST_FILES = 20
+RENDERED = ("sft", "dpo", "reward")
+USED_BY = {"template": RENDERED, "max_length": RENDERED, "format": ("sft",), "task": ("finetune",)}
 FATAL = 2
 """Exit code where a training would not start."""
 
@@ -57,16 +59,10 @@ def _show_progress(path: str, rows: int) -> None:
 def _refuse_idle(resolved: Resolved[CheckOptions]) -> None:
     """Refuses options that would do nothing."""
     options = resolved.options
-    converses = options.stage in ("sft", "dpo", "reward")
-    idle = [(name, f"--stage {options.stage}") for name in ("template", "max_length") if not converses]
-    idle += [(name, "no --model") for name in ("template", "max_length") if converses and options.model is None]
-    idle += [("format", f"--stage {options.stage}")] if options.stage != "sft" else []
-    idle += [("task", f"--stage {options.stage}")] if options.stage != "finetune" else []
-    problems = [
-        Problem(f"--{name.replace('_', '-')} does nothing: {why}", mend="leave it out")
-        for name, why in idle
-        if resolved.given(name)
-    ]
+    unused = [name for name, stages in USED_BY.items() if options.stage not in stages]
+    problems = idle(resolved, unused, f"--stage {options.stage}")
+    if options.stage in RENDERED and options.model is None:
+        problems += idle(resolved, ("template", "max_length"), "no --model")
     if problems:
         raise UserError(*problems)
 
@@ -80,19 +76,15 @@ def _measure(options: CheckOptions) -> Measure:
     from gptloom.config.sft import SftOptions
     from gptloom.data.check.conversations import first_conversations
     from gptloom.data.check.tokens import Tokens
-    from gptloom.interop.hub import resolve_model
-    from gptloom.interop.open import tokenizer_of
+    from gptloom.interop.bodies import is_foreign
+    from gptloom.interop.open import trained
     from gptloom.model.store import read_chat, read_config
     from gptloom.stages.sft.template import choose_template
 
-    reference = resolve_model(options.model)
-    if reference.path is None:
-        raise UserError(Problem(f"{options.model} is a preset, which reads nothing yet", "--model", "a trained model"))
-    folder = reference.path
-    tokenizer = tokenizer_of(reference)
+    folder, tokenizer = trained(options.model, "a run, a model folder, or hf:NAME")
+    if options.stage not in RENDERED:
+        return Tokens(tokenizer, None, None if is_foreign(folder) else read_config(folder).context)
     context = read_config(folder).context
-    if options.stage in ("finetune", "pretrain"):
-        return Tokens(tokenizer, None, context)
     data = first_conversations(options.data, options.format if options.stage == "sft" else "preference")
     as_trained = SftOptions(base=options.model, data=options.data, template=options.template)
     format, tokenizer = choose_template(as_trained, tokenizer, read_chat(folder), data, embeds=True)

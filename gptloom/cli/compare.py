@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import write_text
+from gptloom.config.files import check_new_file, write_text
 from gptloom.config.finetune import CompareOptions
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
@@ -24,22 +24,19 @@ ENDINGS = (".json", ".md")
 
 def compare_models(resolved: Resolved[CompareOptions]) -> Comparison:
     """Scores each model on the same rows: ``.reports`` by model, and ``.pairs`` with their tests; ``out`` writes both."""
-    import torch
-
     from gptloom.evaluation.compare_models import check_same_task, compare_reports
-    from gptloom.evaluation.predictions import check_out
     from gptloom.interop.classifiers import task_of
+    from gptloom.train.precision import use_threads
 
     options = resolved.options
     out = None if options.out is None else Path(options.out)
     if out is not None:
-        check_out(out, endings=ENDINGS)
+        check_new_file(out, endings=ENDINGS)
     twice = sorted({name for name in options.models if options.models.count(name) > 1})
     if twice:
         raise UserError(*(Problem("it is named twice, and would be compared with itself", name) for name in twice))
     check_same_task({name: task_of(name) for name in options.models})
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     answered = {name: _answered(name, options) for name in options.models}
     reports = {name: report for name, (report, _) in answered.items()}
     comparison = compare_reports(reports, options.seed, {name: cut for name, (_, cut) in answered.items()})
@@ -52,11 +49,11 @@ def compare_models(resolved: Resolved[CompareOptions]) -> Comparison:
 
 def _answered(name: str, options: CompareOptions) -> tuple[TaskReport, dict[str, int] | None]:
     """One model's answers, scored, and what it did not read (``Predicted.cut``); it is let go before the next is opened."""
-    from gptloom.evaluation.predictions import predict_tables, read_rows
+    from gptloom.evaluation.predictions import predict_tables, read_tables
     from gptloom.interop.classifiers import open_classifier
 
     classifier = open_classifier(name, device=options.device, precision=options.precision)
-    tables = read_rows(classifier.task, options.data, options.columns, options.header)
+    tables = read_tables(classifier.task, options.data, options.columns, options.header)
     predicted = predict_tables(classifier, tables, options.columns)
     if predicted.report is None:
         label = classifier.task.columns.label

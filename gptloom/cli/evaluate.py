@@ -11,26 +11,25 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptloom.cli.answers import OF_ANSWERS, evaluate_answers, refuse_idle, show_answers
+from gptloom.cli.answers import OF_ANSWERS, evaluate_answers, show_answers
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.cli.stdin import STDIN, check_once
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.evaluate import EvaluateOptions
 from gptloom.config.python import python_function
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 
 if TYPE_CHECKING:
     from gptloom.data.batches import Tokens
-    from gptloom.data.documents import Document
     from gptloom.evaluation.answers import AnswersReport
     from gptloom.evaluation.masked import MaskedScore
     from gptloom.evaluation.perplexity import TextScore
+    from gptloom.model.reference import Resolved as Reference
     from gptloom.model.transformer import Transformer
     from gptloom.tokenizer import Tokenizer
 
     Score = TextScore | MaskedScore
-
-STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -55,85 +54,87 @@ def evaluate_model(resolved: Resolved[EvaluateOptions]) -> Evaluated | AnswersRe
     Of a model that fills masks it is the loss and the accuracy on masked words. Of an instructed model on conversations,
     and with ``answers``, it is an ``AnswersReport``: how good the answers are that it writes, task by task.
     """
+    from gptloom.interop.hub import resolve_model
+
     options = resolved.options
-    if options.answers or (options.answers is None and _is_asked(options)):
-        return evaluate_answers(resolved)
-    refuse_idle(resolved, OF_ANSWERS, "is about what a model answers", "this scores how text is predicted")
-    return _evaluate_texts(options)
+    model = resolve_model(options.model)
+    if options.answers or (options.answers is None and _is_asked(model.path, options.data)):
+        return evaluate_answers(resolved, model)
+    if problems := idle(resolved, OF_ANSWERS, "how text is predicted is scored, not answers"):
+        raise UserError(*problems)
+    return _evaluate_texts(resolved, model)
 
 
-def _is_asked(options: EvaluateOptions) -> bool:
+def _is_asked(folder: Path | None, data: list[str]) -> bool:
     """Whether an instructed model is given conversations only."""
     from gptloom.data.instruction_detection import looks_like_instructions
-    from gptloom.interop.hub import resolve_model
     from gptloom.model.store import read_chat
 
-    folder = resolve_model(options.model).path
     if folder is None or read_chat(folder) is None:
         return False
-    return all(looks_like_instructions([path]) is not None for path in options.data)
+    return all(looks_like_instructions([path]) is not None for path in data)
 
 
-def _evaluate_texts(options: EvaluateOptions) -> Evaluated:
-    import torch
-
+def _evaluate_texts(resolved: Resolved[EvaluateOptions], model: Reference) -> Evaluated:
     from gptloom.interop.open import open_model
+    from gptloom.train.precision import use_threads
 
-    _refuse_answering(options.model)
-    texts = _open_texts(options)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    opened = open_model(options.model, device=options.device, precision=options.precision, untrained=options.untrained)
-    score = _scorer(*opened, options)
+    options = resolved.options
+    if model.path is not None:
+        _refuse_answering(model.path, options.model)
+    texts = _open_texts(resolved)
+    use_threads(options.threads)
+    opened = open_model(model, device=options.device, precision=options.precision, untrained=options.untrained)
+    score = _scorer(*opened, model.path, options.stride)
     return Evaluated(options.model, {name: score(text(opened[1])) for name, text in texts.items()})
 
 
-def _refuse_answering(reference: str) -> None:
+def _refuse_answering(folder: Path, name: str) -> None:
     """UserError for a model that was fine-tuned for a task: of text it predicts nothing."""
-    from gptloom.interop.hub import resolve_model
     from gptloom.model.store import own_task
 
-    folder = resolve_model(reference).path
-    if folder is not None and own_task(folder) is not None:
+    if own_task(folder) is not None:
         what = "this model was fine-tuned to answer rows, and predicts no text"
-        raise UserError(Problem(what, reference, f"gptloom predict {reference} --data ROWS"))
+        raise UserError(Problem(what, name, f"gptloom predict {name} --data ROWS"))
 
 
-def _scorer(model: Transformer, tokenizer: Tokenizer, options: EvaluateOptions) -> Callable[[Tokens], Score]:
+def _scorer(
+    model: Transformer, tokenizer: Tokenizer, folder: Path | None, stride: int | None
+) -> Callable[[Tokens], Score]:
     """What scores tokens, by what the model is for."""
     from gptloom.evaluation.masked import score_masked
     from gptloom.evaluation.perplexity import score_tokens
     from gptloom.generation.language_model import LanguageModel
 
     if model.config.mask == "causal":
-        return partial(score_tokens, LanguageModel(model, tokenizer), stride=options.stride)
-    if options.stride is not None:
+        return partial(score_tokens, LanguageModel(model, tokenizer), stride=stride)
+    if stride is not None:
         what = "--stride does nothing: this model sees both sides of a word, and every window stands for itself"
         raise UserError(Problem(what, mend="leave it out"))
-    return partial(score_masked, model, tokenizer, length=_trained_length(options.model))
+    return partial(score_masked, model, tokenizer, length=_trained_length(folder))
 
 
-def _trained_length(reference: str) -> int | None:
+def _trained_length(folder: Path | None) -> int | None:
     """The rows that the model was trained on, where they were shorter than its context: it knows no places beyond."""
-    from gptloom.interop.hub import resolve_model
     from gptloom.model.store import read_lineage
 
-    folder = resolve_model(reference).path
     trained = read_lineage(folder).get("lineage", {}).get("options", {}) if folder is not None else {}
     return trained.get("sequence_length")
 
 
-def _open_texts(options: EvaluateOptions) -> dict[str, Callable[[Tokenizer], Tokens]]:
+def _open_texts(resolved: Resolved[EvaluateOptions]) -> dict[str, Callable[[Tokenizer], Tokens]]:
     """Name → what makes its tokens; UserError when files are missing or unfit, before any model is opened."""
     from gptloom.data.built import names_shards
-    from gptloom.data.documents import Reading, Source, expand_inputs, read_documents
+    from gptloom.data.documents import Reading, read_documents, stream_documents
+    from gptloom.data.inputs import Source, expand_inputs
     from gptloom.evaluation.perplexity import join_documents, open_scored_shards
 
+    options = resolved.options
     if names_shards(options.data):
-        _refuse_text_options(options)
+        if problems := idle(resolved, ("text_column", "document_separator", "encoding"), "--data names token shards"):
+            raise UserError(*problems)
         return {name: partial(open_scored_shards, Path(name)) for name in options.data}
-    if options.data.count(STDIN) > 1:
-        raise UserError(Problem("standard input can be read only once; two of --data are -"))
+    check_once(options.data, "--data")
     reading = Reading(options.text_column, options.document_separator, options.encoding)
     files = [name for name in options.data if name != STDIN]
     sources = expand_inputs(files) if files else []
@@ -147,23 +148,9 @@ def _open_texts(options: EvaluateOptions) -> dict[str, Callable[[Tokenizer], Tok
 
     texts = {str(source.path): of_file(source) for source in sources}
     if STDIN in options.data:
-        texts["standard input"] = partial(join_documents, _standard_input(options.document_separator))
+        read = list(stream_documents(sys.stdin.buffer, "standard input", reading))
+        texts["standard input"] = partial(join_documents, read)
     return texts
-
-
-def _refuse_text_options(options: EvaluateOptions) -> None:
-    given = [name for name in ("text_column", "document_separator") if getattr(options, name) is not None]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(Problem(f"{flags} reads text, and --data names token shards", mend="leave it out"))
-
-
-def _standard_input(separator: str | None) -> list[Document]:
-    from gptloom.data.documents import Document
-
-    text = sys.stdin.read()
-    parts = text.split(separator) if separator else [text]
-    return [Document(part, "standard input", 1) for part in parts if part.strip()]
 
 
 def run_evaluate(resolved: Resolved[EvaluateOptions], out: Output) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
-from gptloom.config.errors import Problem, UserError
+from gptloom.cli.stdin import texts_given
 from gptloom.config.fill_mask import FillMaskOptions
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
@@ -15,34 +14,18 @@ from gptloom.config.resolve import Resolved
 if TYPE_CHECKING:
     from gptloom.generation.fill_mask import FilledText
 
-STDIN = "-"
-
 
 def fill_texts(resolved: Resolved[FillMaskOptions]) -> list[FilledText]:
     """Fills the masks of texts: a list of one ``FilledText`` a text, with the likeliest words of each of its masks."""
-    import torch
-
     from gptloom.generation.fill_mask import fill_masks
     from gptloom.interop.open import open_model
+    from gptloom.train.precision import use_threads
 
     options = resolved.options
-    texts = _texts(options.text)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    texts = texts_given(options.text)
+    use_threads(options.threads)
     opened = open_model(options.model, device=options.device, precision=options.precision, untrained=options.untrained)
     return fill_masks(*opened, texts, options.top)
-
-
-def _texts(given: list[str]) -> list[str]:
-    """The texts, with the lines of standard input where ``-`` stands; blank lines are left out."""
-    if given.count(STDIN) > 1:
-        raise UserError(Problem("standard input can be read only once; two of --text are -"))
-    texts: list[str] = []
-    for text in given:
-        texts += [line for line in sys.stdin.read().splitlines() if line.strip()] if text == STDIN else [text]
-    if not texts:
-        raise UserError(Problem("there is no text in it", "standard input", "a text on each line"))
-    return texts
 
 
 def run_fill_mask(resolved: Resolved[FillMaskOptions], out: Output) -> None:

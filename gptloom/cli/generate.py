@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.cli.stdin import STDIN, check_once
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import check_new_file
 from gptloom.config.generate import GenerateOptions, SamplingOptions
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
@@ -36,24 +38,21 @@ def read_all_prompts(options: GenerateOptions) -> list[Prompt]:
     """The prompts of ``--prompt`` or ``--prompts``; ``-`` is standard input, as a whole or line by line."""
     from gptloom.generation.prompts import Prompt, read_prompts, read_prompts_file
 
-    if options.prompts == "-":
-        return read_prompts(sys.stdin, "-")
+    if options.prompts == STDIN:
+        return read_prompts(sys.stdin, STDIN)
     if options.prompts is not None:
         return read_prompts_file(Path(options.prompts))
-    if options.prompt.count("-") > 1:
-        raise UserError(Problem("standard input can be read only once; two prompts are -"))
+    check_once(options.prompt, "--prompt")
     # What `echo` puts at the end of a line is no part of a prompt.
-    return [Prompt(sys.stdin.read().removesuffix("\n") if text == "-" else text) for text in options.prompt]
+    return [Prompt(sys.stdin.read().removesuffix("\n") if text == STDIN else text) for text in options.prompt]
 
 
 def open_model(options: GenerateOptions) -> LanguageModel:
     """The model in the precision asked for. ``UserError`` when it can't be opened."""
-    import torch
-
     from gptloom.interop.open import load
+    from gptloom.train.precision import use_threads
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     return load(
         options.model,
         device=options.device,
@@ -86,11 +85,9 @@ def answers(
 
 def prepare(options: GenerateOptions) -> tuple[list[Prompt], LanguageModel]:
     """The prompts and the model; everything that can be wrong is found out here, the cheap things first."""
-    from gptloom.generation.prompts import check_answers_file
-
     prompts = read_all_prompts(options)
     if options.out:
-        check_answers_file(Path(options.out), options.overwrite)
+        check_new_file(Path(options.out), options.overwrite)
     return prompts, open_model(options)
 
 

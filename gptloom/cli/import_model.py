@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
-from gptloom.config.doors import ImportOptions
+from gptloom.config.doors import MODELS, ImportOptions
 from gptloom.config.errors import UserError
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
@@ -15,8 +15,6 @@ from gptloom.observe.terminal import say
 
 if TYPE_CHECKING:
     from gptloom.interop.import_model import Imported
-
-MODELS = Path("models")
 
 
 def import_one(resolved: Resolved[ImportOptions]) -> Imported:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.config.doors import MODELS
 from gptloom.config.errors import UserError
 from gptloom.config.model import FAMILIES, ModelConfig, is_preset, preset, presets
 from gptloom.config.options import POSITIONAL, JsonOption
@@ -23,8 +24,6 @@ from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved
 from gptloom.observe.terminal import human_bytes, human_count
 
-MODELS = Path("models")
-"""Where ``gptloom import`` puts models, by habit."""
 DISK_BYTES = 4
 """A weight in a model folder: fp32."""
 TRAINING_BYTES = 16

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, TextIO
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.observe.events import finite
 from gptloom.observe.terminal import print_table, terminal
 
 
@@ -39,7 +40,7 @@ class Output:
             return
         assert not self.document_given, "a command prints one JSON document"
         self.document_given = True
-        text = json.dumps(_finite(document), ensure_ascii=False, allow_nan=False, indent=2)
+        text = json.dumps(finite(document), ensure_ascii=False, allow_nan=False, indent=2)
         print(text, file=self.stdout, flush=True)
 
     @property
@@ -55,14 +56,3 @@ class Output:
             raise UserError(Problem(f"{question} Nobody is at the terminal to answer", mend="--yes"))
         print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: null stands for both."""
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.cli.stdin import texts_given
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import check_new_file
 from gptloom.config.finetune import PredictOptions
 from gptloom.config.python import python_function
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.observe.glossary import written
 from gptloom.observe.task_section import commonest_confusions
 from gptloom.observe.terminal import printable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from gptloom.evaluation.predictions import Predicted
     from gptloom.evaluation.task_metrics import TaskReport
 
-STDIN = "-"
 MOST_CLASSES = 12
 """Of more classes the commonest confusions are printed instead of a matrix."""
 MOST_PROBABILITIES = 6
@@ -33,21 +33,19 @@ def predict_rows(resolved: Resolved[PredictOptions]) -> Predicted:
 
     With ``out`` the table is also written to that file.
     """
-    import torch
-
-    from gptloom.evaluation.predictions import check_out, predict_tables, predict_texts, read_rows, write_predictions
+    from gptloom.evaluation.predictions import ENDINGS, predict_tables, predict_texts, read_tables, write_predictions
     from gptloom.interop.classifiers import open_classifier
+    from gptloom.train.precision import use_threads
 
     options = resolved.options
     _check(resolved)
     if options.out is not None:
-        check_out(Path(options.out), options.overwrite)
-    texts = _texts(options.text)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+        check_new_file(Path(options.out), options.overwrite, ENDINGS)
+    texts = texts_given(options.text)
+    use_threads(options.threads)
     classifier = open_classifier(options.model, device=options.device, precision=options.precision)
     if options.data:
-        tables = read_rows(classifier.task, options.data, options.columns, options.header)
+        tables = read_tables(classifier.task, options.data, options.columns, options.header)
         predicted = predict_tables(classifier, tables, options.columns)
     else:
         predicted = predict_texts(classifier, texts, options.second, options.choices)
@@ -62,30 +60,16 @@ def _check(resolved: Resolved[PredictOptions]) -> None:
     if bool(options.data) == bool(options.text):
         what = "both --data and --text are given" if options.data else "there is nothing to answer"
         problems.append(Problem(what, mend="--data FILE, or --text TEXT"))
-    texts_only, data_only = ("second", "choices"), ("columns", "header", "mistakes")
-    idle = [(name, "--text") for name in texts_only if resolved.given(name) and not options.text]
-    idle += [(name, "--data") for name in data_only if resolved.given(name) and not options.data]
-    problems += [Problem(f"--{name} does nothing without {needed}", mend="leave it out") for name, needed in idle]
-    if options.overwrite and options.out is None:
-        problems.append(Problem("--overwrite does nothing without --out", mend="leave it out"))
-    if resolved.given("rows") and options.out is not None:
-        problems.append(Problem("--rows does nothing with --out, which has all rows", mend="leave it out"))
+    problems += [] if options.text else idle(resolved, ("second", "choices"), "it is for --text")
+    problems += [] if options.data else idle(resolved, ("columns", "header", "mistakes"), "it is for --data")
+    if options.out is not None:
+        problems += idle(resolved, ("rows",), "--out has all rows")
+    elif options.overwrite:
+        problems += idle(resolved, ("overwrite",), "it is for --out")
     if options.choices and len(options.text) > 1:
         problems.append(Problem("--choices are of a single --text", mend="several questions: --data FILE"))
     if problems:
         raise UserError(*problems)
-
-
-def _texts(given: list[str]) -> list[str]:
-    """The texts, with the lines of standard input where ``-`` stands; blank lines are left out."""
-    if given.count(STDIN) > 1:
-        raise UserError(Problem("standard input can be read only once; two of --text are -"))
-    texts: list[str] = []
-    for text in given:
-        texts += [line for line in sys.stdin.read().splitlines() if line.strip()] if text == STDIN else [text]
-    if given and not texts:
-        raise UserError(Problem("there is no text in it", "standard input", "a text on each line"))
-    return texts
 
 
 def run_predict(resolved: Resolved[PredictOptions], out: Output) -> None:

@@ -70,17 +70,15 @@ def _reader(model: str | None) -> Reader:
         return Reader()
     from gptloom.interop.bodies import is_foreign
     from gptloom.interop.hub import resolve_model
-    from gptloom.interop.open import tokenizer_of
+    from gptloom.interop.open import trained
     from gptloom.model.store import read_config
     from gptloom.observe.runs import read_run
 
     found = resolve_model(model)
-    if found.path is None:
-        what = f"{model} is a preset, which has no tokenizer of its own yet"
-        raise UserError(Problem(what, "--model", "a run, a model folder, or hf:NAME"))
-    context = None if is_foreign(found.path) else read_config(found.path).context
+    folder, tokenizer = trained(found, "a run, a model folder, or hf:NAME")
+    context = None if is_foreign(folder) else read_config(folder).context
     speed = None if found.run is None else read_run(found.run).last("train", "tokens_per_second")
-    return Reader(model, tokenizer_of(found), context, speed)
+    return Reader(model, tokenizer, context, speed)
 
 
 def run_prepare(resolved: Resolved[PrepareOptions], out: Output) -> None:

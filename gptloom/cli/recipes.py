@@ -9,8 +9,7 @@ from pydantic import Field
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
-from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import write_text
+from gptloom.config.files import check_new_file, write_text
 from gptloom.config.options import POSITIONAL, JsonOption, Metavar, OverwriteOption
 from gptloom.config.python import python_function
 from gptloom.config.recipes import Recipe, load_recipe, recipe_names
@@ -49,10 +48,7 @@ def copy_recipe(resolved: Resolved[CopyOptions]) -> Path:
     options = resolved.options
     recipe = load_recipe(options.name)
     path = Path(options.out or f"{recipe.name}.yaml")
-    if path.exists() and not options.overwrite:
-        raise UserError(Problem(f"{path} exists", mend="--overwrite, or another --out FILE"))
-    if not path.parent.is_dir():
-        raise UserError(Problem(f"there is no folder {path.parent}", mend=f"mkdir {path.parent}"))
+    check_new_file(path, options.overwrite)
     write_text(path, recipe.text)
     return path
 

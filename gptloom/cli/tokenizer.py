@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.cli.stdin import STDIN, check_once
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import POSITIONAL, JsonOption, Metavar, Options, OverwriteOption, QuietOption
 from gptloom.config.python import python_function
@@ -106,8 +107,9 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownText]:
     from gptloom.tokenizer.report import show_tokens
 
     options = resolved.options
+    check_once(options.text, "--text")
     tokenizer = load_tokenizer(options.tokenizer)
-    texts = [sys.stdin.read() if text == "-" else text for text in options.text]
+    texts = [sys.stdin.read() if text == STDIN else text for text in options.text]
     return [ShownText(text, show_tokens(tokenizer, text, special=options.special)) for text in texts]
 
 
@@ -172,7 +174,8 @@ def _figures(measured: TokenizerReport) -> list[tuple[str, str]]:
 
 
 def _documents(options: TextOptions) -> Iterator[Document]:
-    from gptloom.data.documents import expand_inputs, iter_documents
+    from gptloom.data.documents import iter_documents
+    from gptloom.data.inputs import expand_inputs
 
     weighted = [source for source in expand_inputs(options.data) if source.weight != 1]
     if weighted:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gptloom.config.options import POSITIONAL, JsonOption, Metavar, OutOption, OverwriteOption, QuietOption
 
+MODELS = Path("models")
+"""Where ``gptloom import`` puts models, by habit."""
 StoredDtype = Literal["f32", "bf16", "f16"]
 
 

@@ -49,7 +49,7 @@ class ColumnOptions(Options):
 class TaskInputOptions(Options):
     """How a row becomes token ids."""
 
-    max_length: int | None = Field(None, gt=4, description="longest row in tokens (default: the longest text's)")
+    max_length: int | None = Field(None, gt=4, description="longest row in tokens (default: the model's context)")
     cut: Literal["end", "start"] = Field("end", description="which side of a longer text is left out")
     preprocess: list[Preprocess] = Field([], description="changes to every text, in this order; they usually hurt")
 

@@ -14,6 +14,11 @@ from gptloom.config.errors import Problem, UserError, nearest
 COMMAND_LINE = "command line"
 
 
+def flag(name: str) -> str:
+    """An option as the command line spells it: ``max_steps`` → ``--max-steps``."""
+    return "--" + name.replace("_", "-")
+
+
 @dataclass(frozen=True)
 class Origins:
     """Where each value came from while options are put together: option name → source, and → place (``file:line``)."""
@@ -26,7 +31,7 @@ class Origins:
         """The option as its source writes it: ``--max-steps`` on the command line, ``max_steps`` elsewhere."""
         if self.sources.get(name, self.missing_source) != COMMAND_LINE:
             return name
-        return name.upper() if positional else "--" + name.replace("_", "-")
+        return name.upper() if positional else flag(name)
 
     def where(self, name: str) -> str | None:
         """The recipe (``file:line`` where known) a value came from; None for what the user just typed."""

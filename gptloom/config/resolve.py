@@ -6,7 +6,7 @@ command line or in Python. A derived value carries the rule it was made by as a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ import yaml
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.files import write_text
 from gptloom.config.options import Options, option_fields
-from gptloom.config.problems import Origins
+from gptloom.config.problems import Origins, flag
 
 CONFIG_VERSION = 1
 DEFAULT, DERIVED = "default", "derived"
@@ -111,6 +111,12 @@ def resolve(
     places = {name: (recipe_places or {}).get(name, f"recipe {recipe_name}") for name in below}
     options = options_class.model_validate({**below, **given}, context=Origins(sources, places, given_source))
     return Resolved(options, sources, {})
+
+
+def idle(resolved: Resolved[Any], names: Iterable[str], why: str) -> list[Problem]:
+    """A problem for each of ``names`` that was given, and does nothing for the reason ``why``."""
+    what = f"does nothing: {why}"
+    return [Problem(f"{flag(name)} {what}", mend="leave it out") for name in names if resolved.given(name)]
 
 
 def write_config(

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.inputs import Source, data_suffix, expand_inputs
-from gptloom.data.reading import check_encoding, open_bytes, read_chunks, read_lines
+from gptloom.data.reading import check_encoding, decoded, open_bytes, read_chunks, read_lines
 
 __all__ = ["Document", "Reading", "Source", "expand_inputs", "iter_documents", "read_documents"]
 
@@ -105,6 +105,12 @@ def read_documents(source: Source, reading: Reading) -> Iterator[Document]:
         )
     name = str(source.path)
     for text, line, ends in rows:
+        yield Document(text, name, line, ends)
+
+
+def stream_documents(stream: IO[bytes], name: str, reading: Reading) -> Iterator[Document]:
+    """The documents of a text that is in no file; the rest is as ``read_documents``."""
+    for text, line, ends in _separated(decoded(stream, name, reading.encoding), reading.document_separator):
         yield Document(text, name, line, ends)
 
 

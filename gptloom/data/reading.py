@@ -89,7 +89,13 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_chunks(path: Path, encoding: str) -> Iterator[str]:
-    """The text of a file in chunks, without its byte order mark and with ``\\n`` at every line end.
+    """The text of a file in chunks: see ``decoded``."""
+    with open_bytes(path) as stream:
+        yield from decoded(stream, str(path), encoding)
+
+
+def decoded(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
+    """A text in chunks, without its byte order mark and with ``\\n`` at every line end; ``name``: where it comes from.
 
     Raises ``UserError``: binary data (NUL bytes), or bytes that are not of the encoding, with their offset (in the
     decompressed data).
@@ -97,25 +103,23 @@ def read_chunks(path: Path, encoding: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(encoding)()
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     offset, beginning = 0, True
-    with open_bytes(path) as stream:
-        while True:
-            raw = stream.read(CHUNK_BYTES)
-            _refuse_binary(path, raw, offset, encoding)
-            try:
-                text = decoder.decode(raw, final=not raw)
-            except UnicodeDecodeError as error:
-                # what the decoder held back from the chunk before is the beginning of error.object
-                raise _not_decodable(
-                    path, offset - (len(error.object) - len(raw)) + error.start, error, encoding
-                ) from None
-            text = line_ends.decode(text, final=not raw)
-            if beginning and text:
-                text, beginning = text.removeprefix("\ufeff"), False
-            if text:
-                yield text
-            if not raw:
-                return
-            offset += len(raw)
+    while True:
+        raw = stream.read(CHUNK_BYTES)
+        _refuse_binary(name, raw, offset, encoding)
+        try:
+            text = decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            # what the decoder held back from the chunk before is the beginning of error.object
+            place = offset - (len(error.object) - len(raw)) + error.start
+            raise _not_decodable(name, place, error, encoding) from None
+        text = line_ends.decode(text, final=not raw)
+        if beginning and text:
+            text, beginning = text.removeprefix("\ufeff"), False
+        if text:
+            yield text
+        if not raw:
+            return
+        offset += len(raw)
 
 
 def read_lines(path: Path, encoding: str) -> Iterator[str]:
@@ -129,25 +133,25 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
         yield rest
 
 
-def _refuse_binary(path: Path, raw: bytes, offset: int, encoding: str) -> None:
+def _refuse_binary(name: str, raw: bytes, offset: int, encoding: str) -> None:
     if b"\0" not in raw or encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
         return
     wide = _WIDE_MARKS.get(raw[:2]) if offset == 0 else None
     if wide:
-        raise UserError(Problem(f"text in {wide}, not {encoding}", where=str(path), mend=f"--encoding {wide}"))
+        raise UserError(Problem(f"text in {wide}, not {encoding}", where=name, mend=f"--encoding {wide}"))
     place = offset + raw.index(b"\0")
     raise UserError(
         Problem(
             f"binary, not text: a NUL byte at byte {place:,}",
-            where=str(path),
+            where=name,
             mend="leave it out, or convert it to text",
         )
     )
 
 
-def _not_decodable(path: Path, place: int, error: UnicodeDecodeError, encoding: str) -> UserError:
+def _not_decodable(name: str, place: int, error: UnicodeDecodeError, encoding: str) -> UserError:
     found = error.object[error.start : error.start + 1].hex()
     mend = "--encoding latin-1 (Western Europe) or cp1252 (Windows), or convert it: iconv -f latin1 -t utf-8"
     if encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
         mend = "another --encoding, or utf-8"
-    return UserError(Problem(f"not {encoding} text: byte 0x{found} at byte {place:,}", where=str(path), mend=mend))
+    return UserError(Problem(f"not {encoding} text: byte 0x{found} at byte {place:,}", where=name, mend=mend))

@@ -61,11 +61,6 @@ class TextScore:
         return TextScore(self.nats + other.nats, self.tokens + other.tokens, self.n_bytes + other.n_bytes)
 
 
-def score_text(model: LanguageModel, text: str, *, stride: int | None = None) -> TextScore:
-    """Scores one document; see ``score_tokens``."""
-    return score_tokens(model, join_documents([Document(text, "text", 1)], model.tokenizer), stride=stride)
-
-
 def score_tokens(model: LanguageModel, tokens: Tokens, *, stride: int | None = None) -> TextScore:
     """Scores every id of ``tokens`` but the first.
 

@@ -7,16 +7,19 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.task import TaskConfig
+from gptloom.data.columns import declared_names, with_roles
 from gptloom.data.conll import sentences
+from gptloom.data.example import Example
 from gptloom.data.header_check import check_header
 from gptloom.data.tables import Table, read_table
-from gptloom.data.task_examples import Example, declared_names, for_prediction, with_roles
+from gptloom.data.task_examples import for_prediction
 from gptloom.data.task_inputs import cut_sentence
 from gptloom.evaluation.task_metrics import TaskReport, evaluate_task
 
@@ -70,10 +73,14 @@ class Predicted:
     @property
     def columns(self) -> list[str]:
         """The input's columns, the prediction, its confidence, and the probability of each class or choice."""
-        return list(dict.fromkeys(name for row in self.table() for name in row))
+        return list(dict.fromkeys(name for row in self._table for name in row))
 
     def table(self) -> list[dict[str, Any]]:
         """Every row with what was added to it. Of a choice the prediction is its text, and ``p(1)`` is of the first."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> list[dict[str, Any]]:
         return [
             {name: row.get(name) for name in self.names} | self._added(example, said)
             for row, example, said in zip(self.rows, self.examples, self.predictions, strict=True)
@@ -92,7 +99,7 @@ class Predicted:
         return {"prediction": answer, **confidence, **each}
 
 
-def read_rows(task: TaskConfig, data: Sequence[str], roles: Sequence[str], header: bool | None) -> list[Table]:
+def read_tables(task: TaskConfig, data: Sequence[str], roles: Sequence[str], header: bool | None) -> list[Table]:
     """The tables named by ``data``; ``roles`` are columns called otherwise than in training, as ``text=review``.
 
     Raises:
@@ -157,26 +164,6 @@ def check_names(tables: Sequence[Table]) -> None:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
-
-
-def check_out(path: Path, overwrite: bool | None = None, endings: Sequence[str] = ENDINGS) -> None:
-    """``UserError`` for what can be known of a file before anything is computed.
-
-    ``overwrite`` is the option of that name, None where a command has none.
-    """
-    problems = []
-    if path.suffix.lower() not in endings:
-        what = f"what is written goes by the file's ending: {', '.join(endings)}"
-        problems.append(Problem(what, str(path), f"--out {path.with_suffix(endings[0])}"))
-    if path.is_dir():
-        problems.append(Problem("it is a folder", str(path), f"--out {path / 'result'}{endings[0]}"))
-    elif path.exists() and not overwrite:
-        mend = "another name" if overwrite is None else "another name, or --overwrite"
-        problems.append(Problem("it exists already; it is left as it is", str(path), mend))
-    if not path.parent.is_dir():
-        problems.append(Problem(f"the folder {path.parent} does not exist", str(path), f"mkdir {path.parent}"))
-    if problems:
-        raise UserError(*problems)
 
 
 def write_predictions(path: Path, predicted: Predicted) -> None:

@@ -14,10 +14,9 @@ from gptloom.evaluation.entities import EntityOutcomes, entities, names_entities
 from gptloom.evaluation.outcomes import ChoiceOutcomes, ClassOutcomes, Figures, NumberOutcomes, Outcomes
 from gptloom.evaluation.significance import Counts, Interval, bootstrap, wilson
 from gptloom.evaluation.spans import SpanOutcomes
-from gptloom.observe.glossary import higher_is_better as higher_is_better
 
 if TYPE_CHECKING:
-    from gptloom.data.task_examples import Example
+    from gptloom.data.example import Example
     from gptloom.generation.classifier import Prediction
 
 MISTAKES = 10

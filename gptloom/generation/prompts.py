@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.files import check_new_file
 from gptloom.data.reading import read_lines
 from gptloom.generation.language_model import Completion, NextToken
 
@@ -113,7 +114,7 @@ def answers_file(path: Path, overwrite: bool) -> Iterator[IO[str]]:
 
     ``UserError`` when PATH exists and is not to be overwritten, or its folder does not exist or can't be written to.
     """
-    check_answers_file(path, overwrite)
+    check_new_file(path, overwrite)
     partial = path.with_name(path.name + ".part")
     try:
         file = partial.open("w", encoding="utf-8", newline="\n")
@@ -124,13 +125,3 @@ def answers_file(path: Path, overwrite: bool) -> Iterator[IO[str]]:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def check_answers_file(path: Path, overwrite: bool) -> None:
-    """``UserError`` for what can be known before anything is written."""
-    if path.is_dir():
-        raise UserError(Problem("it is a folder", str(path), "a file such as answers.jsonl"))
-    if path.exists() and not overwrite:
-        raise UserError(Problem("it exists already", str(path), "another name, or --overwrite"))
-    if not path.parent.is_dir():
-        raise UserError(Problem(f"the folder {path.parent} does not exist", str(path), f"mkdir {path.parent}"))

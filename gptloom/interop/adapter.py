@@ -19,7 +19,7 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.task import HeadConfig
 from gptloom.interop.companions import LABELS, generation_of, source_tokenizer, take_along
-from gptloom.interop.export.source import tokenizer_folder
+from gptloom.interop.hub import tokenizer_folder
 from gptloom.interop.peft import TASK_TYPES, WEIGHTS, open_weights, read_adapter, stored_whole
 from gptloom.interop.peft_config import read_description
 from gptloom.model.folder import CONFIG_FILE, read_json, write_json

@@ -15,11 +15,12 @@ import gptloom
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import HeadConfig, TaskConfig
 from gptloom.interop.foreign import DROPOUTS, FAMILY, HALF, ForeignConfig, ForeignModel, suggested_pooling
-from gptloom.interop.hub import PREFIX, find_source, resolve_model
+from gptloom.interop.hub import PREFIX, find_source, resolve_model, tokenizer_folder
 from gptloom.interop.witness import quiet
 from gptloom.model.checksum import file_sum
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import LAYOUTS
+from gptloom.model.reference import Resolved
 from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION, read_lineage
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
@@ -54,7 +55,7 @@ def is_foreign(folder: Path) -> bool:
 
 
 def open_foreign(
-    reference: str | Path,
+    reference: str | Path | Resolved,
     *,
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype = torch.float32,
@@ -63,7 +64,7 @@ def open_foreign(
     """A body with its tokenizer, and with the head of its task where the folder has one; in evaluation mode.
 
     Args:
-        reference: a run, a model folder, ``hf:`` and a folder or a name of the hub.
+        reference: a run, a model folder, ``hf:`` and a folder or a name of the hub; or what ``resolve_model`` found.
         device: where it computes.
         compute_dtype: of the computing; the weights are fp32.
         dropout: of the whole body; its own where None.
@@ -72,15 +73,12 @@ def open_foreign(
         UserError: as ``open_body``; nothing is called that; a preset; no ``tokenizer.json``, or one with more ids than the
             body has rows.
     """
-    text = str(reference)
-    resolved = resolve_model(text)
+    resolved = resolve_model(reference)
     if resolved.path is None:
-        raise UserError(Problem(f"{text} is a preset of gptloom's own, not a model of transformers"))
+        raise UserError(Problem(f"{resolved.name} is a preset of gptloom's own, not a model of transformers"))
     folder = resolved.path
     model = open_body(folder, device=device, compute_dtype=compute_dtype, dropout=dropout)
-    name = find_source(text).name if text.startswith(PREFIX) else text
-    at_run = resolved.run is not None and not (folder / TOKENIZER_FILE).is_file()
-    tokenizer = _tokenizer_of(resolved.run / "tokenizer" if at_run and resolved.run else folder, name)
+    tokenizer = _tokenizer_of(tokenizer_folder(resolved), resolved.name)
     if tokenizer.vocab_size > model.config.vocab_size:
         what = f"the tokenizer has {tokenizer.vocab_size:,} ids and the body only {model.config.vocab_size:,}"
         raise UserError(Problem(what, str(folder), "the tokenizer that the body was trained with"))
@@ -161,7 +159,7 @@ def _body_of(folder: Path, dropout: float | None) -> Any:
     return model.float()
 
 
-def _tokenizer_of(folder: Path, name: str) -> Tokenizer:
+def _tokenizer_of(folder: Path, model: str) -> Tokenizer:
     """From ``tokenizer.json`` alone: what else a folder may have, each architecture reads in its own way."""
     if (folder / TOKENIZER_FILE).is_file():
         return load_tokenizer(folder)
@@ -170,8 +168,9 @@ def _tokenizer_of(folder: Path, name: str) -> Tokenizer:
     what = f"the tokenizer is missing: there is no {TOKENIZER_FILE}"
     if found:
         what += f", and {', '.join(found)} alone does not say how a text is split"
+    name = find_source(model).name if model.startswith(PREFIX) else model
     source = name if found or not Path(name).is_dir() else "ORG/NAME"
-    write = WRITE_TOKENIZER.format(source.removeprefix(PREFIX), folder)
+    write = WRITE_TOKENIZER.format(source, folder)
     whose = "" if source == name else ", where ORG/NAME is the model that the body comes from"
     raise UserError(Problem(what, str(folder), f"{write}{whose}"))
 

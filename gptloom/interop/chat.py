@@ -6,10 +6,11 @@ from pathlib import Path
 
 from gptloom.generation.chat import ChatModel
 from gptloom.interop.open import load
+from gptloom.model.reference import Resolved
 
 
 def open_chat(
-    reference: str | Path,
+    reference: str | Path | Resolved,
     *,
     device: str = "auto",
     precision: str = "auto",

@@ -12,12 +12,13 @@ from gptloom.interop import open as models
 from gptloom.interop.bodies import is_foreign, open_foreign
 from gptloom.interop.hub import resolve_model
 from gptloom.model.folder import CONFIG_FILE
+from gptloom.model.reference import Resolved
 from gptloom.model.store import own_task, read_task
 from gptloom.train.precision import choose_device, choose_dtype
 
 
 def load(
-    reference: str | Path,
+    reference: str | Path | Resolved,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -43,39 +44,42 @@ def load(
         UserError: nothing is called that, a preset without ``untrained``, ``untrained`` with trained weights, a model
             folder that cannot be read, a tokenizer that does not fit it, or a model that fills masks (BERT).
     """
-    if not untrained and _task_of(resolve_model(str(reference)).path) is not None:
+    found = resolve_model(reference)
+    if not untrained and _task_of(found.path) is not None:
         idle = {"compile": compile is not None, "slots": slots != 16, "precision": precision == "int8"}
         if given := [name for name, there in idle.items() if there]:
-            raise UserError(Problem(f"{', '.join(given)}: this model answers, and does not write", str(reference)))
-        return open_classifier(reference, device=device, precision=precision)
-    return models.load(reference, device=device, precision=precision, untrained=untrained, compile=compile, slots=slots)
+            raise UserError(Problem(f"{', '.join(given)}: this model answers, and does not write", found.name))
+        return open_classifier(found, device=device, precision=precision)
+    return models.load(found, device=device, precision=precision, untrained=untrained, compile=compile, slots=slots)
 
 
-def open_classifier(reference: str | Path, *, device: str = "auto", precision: str = "auto") -> Classifier:
+def open_classifier(reference: str | Path | Resolved, *, device: str = "auto", precision: str = "auto") -> Classifier:
     """The classifier of a fine-tuned run or model folder.
 
     Raises:
         UserError: nothing is called that, it was never fine-tuned for a task, or it cannot be read.
     """
-    task, folder = task_of(reference), resolve_model(str(reference)).path
-    assert folder is not None
+    found = resolve_model(reference)
+    task = task_of(found)
+    assert found.path is not None
     opened: tuple[Any, Any]
-    if is_foreign(folder):
+    if is_foreign(found.path):
         place = choose_device(device)
         dtype, _ = choose_dtype(precision, place)
-        opened = open_foreign(reference, device=place, compute_dtype=dtype)
+        opened = open_foreign(found, device=place, compute_dtype=dtype)
     else:
-        opened = models.open_model(reference, device=device, precision=precision)
+        opened = models.open_model(found, device=device, precision=precision)
     model, tokenizer = opened
     return Classifier(model, tokenizer, task)
 
 
-def task_of(reference: str | Path) -> TaskConfig:
+def task_of(reference: str | Path | Resolved) -> TaskConfig:
     """What a model was fine-tuned for, without reading its weights; raises as ``open_classifier``."""
-    task = _task_of(resolve_model(str(reference)).path)
+    found = resolve_model(reference)
+    task = _task_of(found.path)
     if task is None:
-        mend = f"gptloom finetune {reference} --task classify --data FILE"
-        raise UserError(Problem("this model was not fine-tuned for a task", str(reference), mend))
+        mend = f"gptloom finetune {found.name} --task classify --data FILE"
+        raise UserError(Problem("this model was not fine-tuned for a task", found.name, mend))
     return task
 
 

@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gptloom.config.model import is_preset
 from gptloom.model.folder import CONFIG_FILE, CONVERT, PICKLES, refuse_pickle
 from gptloom.model.reference import Resolved, is_adapter, path_of, resolve_reference
 from gptloom.observe.terminal import terminal
+from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
 PREFIX = "hf:"
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.bpe", "tokenizer.model")
@@ -42,22 +43,34 @@ class Source:
     revision: str | None = None
 
 
-def resolve_model(reference: str) -> Resolved:
+def resolve_model(reference: str | Path | Resolved) -> Resolved:
     """What a model reference names, ``hf:`` included; what that stands for is fetched to this machine.
 
-    An adapter stands for its base with it merged in: a folder of this process, which goes with it.
+    An adapter stands for its base with it merged in: a folder of this process, which goes with it. What was resolved
+    before is returned as it is: looking again may ask the hub once more.
 
     Raises:
         UserError: nothing is called that, or it cannot be had: see ``find_source``, ``resolve_reference`` and, for
             adapters, ``merged_folder``.
     """
-    hugging_face = reference.startswith(PREFIX)
-    found = Resolved("model", find_source(reference).folder) if hugging_face else resolve_reference(reference)
+    if isinstance(reference, Resolved):
+        return reference
+    name = str(reference)
+    found = Resolved("model", find_source(name).folder) if name.startswith(PREFIX) else resolve_reference(name)
     if found.path is not None and is_adapter(found.path):
         from gptloom.interop.adapter import merged_folder  # takes torch, which most who ask for a name do without
 
-        return Resolved("model", merged_folder(found.path, resolve_model))
-    return found
+        found = Resolved("model", merged_folder(found.path, resolve_model))
+    return replace(found, name=name)
+
+
+def tokenizer_folder(model: Resolved) -> Path:
+    """Where the tokenizer of a model on disk lies; a run's checkpoints may leave it to the run."""
+    assert model.path is not None
+    if model.run is not None and not (model.path / TOKENIZER_FILE).is_file():
+        inside = model.run / "tokenizer"
+        return inside if inside.is_dir() else model.run
+    return model.path
 
 
 def find_source(reference: str) -> Source:

@@ -18,14 +18,14 @@ from gptloom.generation.chat import ChatModel, Messages
 from gptloom.generation.language_model import Completion, LanguageModel
 from gptloom.generation.weights import Precision
 from gptloom.interop.companions import stop_ids
-from gptloom.interop.hub import resolve_model
+from gptloom.interop.hub import resolve_model, tokenizer_folder
 from gptloom.model.counting import count_parameters
 from gptloom.model.reference import Resolved
 from gptloom.model.store import check_vocabulary, load_model, read_chat, read_config, read_lineage
 from gptloom.model.transformer import Transformer
 from gptloom.observe.machine import has_fast_bf16
 from gptloom.tokenizer.load import load_tokenizer
-from gptloom.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
+from gptloom.tokenizer.tokenizer import Tokenizer
 from gptloom.tokenizer.train import train_tokenizer
 from gptloom.train.precision import DTYPES, choose_device
 
@@ -82,7 +82,7 @@ class OpenedModel(LanguageModel):
 
 
 def load(
-    reference: str | Path,
+    reference: str | Path | Resolved,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -94,7 +94,7 @@ def load(
 
     Args:
         reference: a run folder, ``runs/x@500`` (or ``@best``, ``@last``), a model folder, ``hf:`` and a folder or a
-            name of the Hugging Face hub, or, with ``untrained``, a preset.
+            name of the Hugging Face hub, or, with ``untrained``, a preset; or what ``resolve_model`` found.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: bf16 for 30M parameters and more where it is fast.
         untrained: take a preset as it is, with random weights (seed 0); ``modern`` and ``fast`` then read bytes.
@@ -110,7 +110,7 @@ def load(
     return OpenedModel(
         model,
         tokenizer,
-        str(reference),
+        resolved.name,
         resolved.path,
         precision="int8" if precision == "int8" else None,
         compile=compile,
@@ -119,7 +119,7 @@ def load(
 
 
 def open_model(
-    reference: str | Path, *, device: str = "auto", precision: str = "auto", untrained: bool = False
+    reference: str | Path | Resolved, *, device: str = "auto", precision: str = "auto", untrained: bool = False
 ) -> tuple[Transformer, Tokenizer]:
     """The model itself, causal or not, in evaluation mode, and its tokenizer; as ``load``, which says the rest.
 
@@ -129,11 +129,11 @@ def open_model(
     return _open(_resolve(reference, precision, untrained), device, precision)
 
 
-def _resolve(reference: str | Path, precision: str, untrained: bool) -> Resolved:
+def _resolve(reference: str | Path | Resolved, precision: str, untrained: bool) -> Resolved:
     """What the reference names; what can be wrong with the arguments is found out first."""
     if precision not in get_args(GenerationPrecision):
         raise UserError(Problem(f"no precision {precision!r}", mend=nearest(precision, get_args(GenerationPrecision))))
-    resolved = resolve_model(str(reference))
+    resolved = resolve_model(reference)
     _check_untrained(resolved, untrained)
     return resolved
 
@@ -145,7 +145,7 @@ def _open(resolved: Resolved, device: str, precision: str) -> tuple[Transformer,
         return model.to(place, _dtype(precision, place, model.config)).eval(), tokenizer
     dtype = _dtype(precision, place, read_config(resolved.path))
     model, config = load_model(resolved.path, place, dtype)
-    tokenizer = tokenizer_of(resolved)
+    tokenizer = load_tokenizer(tokenizer_folder(resolved))
     check_vocabulary(tokenizer, config, str(resolved.path))
     return model, tokenizer
 
@@ -167,12 +167,16 @@ def _dtype(precision: str, place: torch.device, config: ModelConfig) -> torch.dt
     return DTYPES.get(precision, torch.float32)
 
 
-def tokenizer_of(resolved: Resolved) -> Tokenizer:
-    """The tokenizer in the model folder; a run's checkpoints may leave it to the run's ``tokenizer/``."""
-    assert resolved.path is not None
-    if resolved.run is not None and not (resolved.path / TOKENIZER_FILE).is_file():
-        return load_tokenizer(resolved.run)
-    return load_tokenizer(resolved.path)
+def trained(reference: str | Resolved, mend: str) -> tuple[Path, Tokenizer]:
+    """The folder of the model that is to read texts, as ``--model`` names it, and its tokenizer.
+
+    Raises:
+        UserError: a preset, with ``mend``, what to name instead; nothing is called that; a tokenizer that cannot be read.
+    """
+    resolved = resolve_model(reference)
+    if resolved.path is None:
+        raise UserError(Problem(f"{resolved.preset} is a preset, which reads nothing yet", "--model", mend))
+    return resolved.path, load_tokenizer(tokenizer_folder(resolved))
 
 
 def _untrained(resolved: Resolved) -> tuple[Transformer, Tokenizer]:

@@ -21,6 +21,7 @@ from torch import Tensor
 import gptloom
 from gptloom.config.errors import Problem, VerificationError
 from gptloom.config.files import write_text
+from gptloom.observe.events import finite
 from gptloom.train.memory import return_freed_memory
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Receipt:
 def write_receipt(path: Path, receipt: Receipt) -> None:
     """Writes ``receipt`` to ``path``, or, when that is a folder, to ``receipt.json`` in it. Whole or not at all."""
     file = path / RECEIPT_FILE if path.is_dir() else path
-    text = json.dumps(_finite(receipt.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(receipt.as_dict()), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(file, text + "\n")
 
 
@@ -336,14 +337,3 @@ def _token_ids(
         if before != after:
             problems.append(f"token ids of {text!r} are {after} after and {before} before")
     return dict(zip(TEXTS, wanted, strict=True))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -30,11 +30,12 @@ def open_watched(
     Raises:
         UserError: as ``gptloom.load``; a body of ``transformers`` that tells no attention weights.
     """
-    folder = None if untrained else resolve_model(reference).path
+    found = resolve_model(reference)
+    folder = None if untrained else found.path
     if folder is not None and is_foreign(folder):
-        body, tokenizer = open_foreign(reference, device=choose_device(device))
+        body, tokenizer = open_foreign(found, device=choose_device(device))
         return _foreign(body), tokenizer, own_task(folder)
-    model, tokenizer = open_model(reference, device=device, precision="fp32", untrained=untrained)
+    model, tokenizer = open_model(found, device=device, precision="fp32", untrained=untrained)
     task = None if folder is None or model.config.task_head is None else read_task(folder)
     return Watched.of(model), tokenizer, task
 

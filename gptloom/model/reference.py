@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ class Resolved:
         run: the run folder, for a run.
         step: the checkpoint's step; None for a run's ``final/``, a model folder or a preset.
         preset: the preset's name.
+        name: what was asked for, in the user's words; "" before ``gptloom.interop.hub`` has looked at it.
     """
 
     kind: Literal["run", "model", "adapter", "preset"]
@@ -37,6 +38,7 @@ class Resolved:
     run: Path | None = None
     step: int | None = None
     preset: str | None = None
+    name: str = field(default="", compare=False)
 
 
 def resolve_reference(text: str) -> Resolved:

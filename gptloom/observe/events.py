@@ -45,7 +45,7 @@ class EventLog:
         assert type in TYPES, f"unknown event type {type!r}"
         head = {"version": VERSION, "time": round(time.time(), 3), "type": type, "attempt": self.attempt, "step": step}
         assert not head.keys() & fields.keys(), f"fields set by the log itself: {sorted(head.keys() & fields.keys())}"
-        text = json.dumps(_finite({**head, **fields}), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(finite({**head, **fields}), ensure_ascii=False, allow_nan=False)
         line = text.encode("utf-8", errors="replace")
         self._write(line + b"\n")
         if sync:
@@ -160,12 +160,12 @@ def _current(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept[::-1]
 
 
-def _finite(value: Any) -> Any:
-    """``value`` with None for every float that JSON has no number for."""
+def finite(value: Any) -> Any:
+    """``value`` with None for every float that JSON has no number for, and text for every key."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import OWN_FAMILIES, ModelConfig
 from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.problems import flag
 from gptloom.config.resolve import DERIVED, Resolved
 from gptloom.data.built import TrainingShards
 from gptloom.observe.machine import memory
@@ -145,8 +146,9 @@ def check_validated(options: PretrainOptions, validates: bool) -> None:
     mend = "--valid FILE, --split tail, or leave it out"
     pointless = [name for name in ("patience", "limit_batches") if getattr(options, name) is not None]
     if pointless:
-        flags = (f"--{name.replace('_', '-')}" for name in pointless)
-        raise UserError(*(Problem(f"{flag} needs validation text, and there is none", mend=mend) for flag in flags))
+        raise UserError(
+            *(Problem(f"{flag(name)} needs validation text, and there is none", mend=mend) for name in pointless)
+        )
 
 
 def _largest_micro_batch(

@@ -19,8 +19,9 @@ from gptloom.config.masked import MASKED_ONLY
 from gptloom.config.model import SIZED_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.problems import flag
 from gptloom.config.recipes import load_recipe
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.config.signals import signals_named
 from gptloom.data.reading import check_encoding
 from gptloom.model.layouts import layout_for
@@ -88,14 +89,14 @@ def recipe_named(asked: Asked) -> Iterator[None]:
 
 
 def _placed(problem: Problem, asked: Asked) -> Problem:
-    flag = re.match(r"--[a-z][a-z0-9-]*", problem.what)
-    name = flag[0][2:].replace("-", "_") if flag else ""
+    begins = re.match(r"--[a-z][a-z0-9-]*", problem.what)
+    name = begins[0][2:].replace("-", "_") if begins else ""
     recipe = asked.options.recipe
     if recipe is None or problem.where is not None or not asked.source(name).startswith("recipe"):
         return problem
     mend = problem.mend
     if mend == LEAVE_OUT and option_fields(PretrainOptions)[name].annotation is bool:
-        mend = f"--no-{name.replace('_', '-')}"
+        mend = flag(f"no_{name}")
     elif mend == LEAVE_OUT:
         mend = f"gptloom recipes copy {recipe}, and leave it out of the copy"
     return replace(problem, where=load_recipe(recipe).for_model(asked.options.model).places.get(name), mend=mend)
@@ -123,7 +124,7 @@ def _about_base(asked: Asked) -> Iterator[Problem]:
         return
     for name in ("model", "tokenizer", "vocab_size", "context", *SHAPE):
         if asked.given(name):
-            yield Problem(f"{_flag(name)} cannot be given with a base model: it keeps its own", mend=LEAVE_OUT)
+            yield Problem(f"{flag(name)} cannot be given with a base model: it keeps its own", mend=LEAVE_OUT)
 
 
 def _about_objective(asked: Asked, model: ModelConfig | None) -> Iterator[Problem]:
@@ -136,9 +137,7 @@ def _about_objective(asked: Asked, model: ModelConfig | None) -> Iterator[Proble
         mend = f"--objective {natural}, or --model {'bert-tiny' if objective == 'masked' else 'modern-nano'}"
         yield Problem(f"--objective {objective} cannot train this model, which {kind}", mend=mend)
     if objective == "next":
-        for name in MASKED_ONLY:
-            if asked.given(name):
-                yield Problem(f"{_flag(name)} is for --objective masked", mend=LEAVE_OUT)
+        yield from idle(asked, MASKED_ONLY, "it is for --objective masked")
     elif asked.given("sample_tokens") and options.sample_tokens:
         yield Problem("--sample-tokens is for models that write; masks are filled with a word each", mend=LEAVE_OUT)
     lacks_head = options.base is not None and model is not None and not model.pair_head
@@ -205,8 +204,8 @@ def _about_machine(asked: Asked, world: World) -> Iterator[Problem]:
 
 def _about_processes(asked: Asked, world: World) -> Iterator[Problem]:
     options, tensor = asked.options, asked.options.tensor_parallel
-    if asked.given("port") and not options.nodes:
-        yield Problem("--port does nothing: only the machines of --nodes meet there", mend=LEAVE_OUT)
+    if not options.nodes:
+        yield from idle(asked, ("port",), "only the machines of --nodes meet there")
     if options.nodes and options.out is None:
         yield Problem(
             "--nodes needs --out: every machine must name the same run folder", mend="--out /shared/runs/NAME"
@@ -216,7 +215,7 @@ def _about_processes(asked: Asked, world: World) -> Iterator[Problem]:
         if not options.nodes:
             fixed |= {"elastic": options.elastic, "timeout": asked.given("timeout")}
         for name in (name for name, matters in fixed.items() if matters):
-            what = f"{_flag(name)} does nothing: there is only one process"
+            what = f"{flag(name)} does nothing: there is only one process"
             yield Problem(what, mend="--processes 2, or leave it out")
     among = {"fsdp": world.size, "hsdp": world.local_size}.get(options.strategy or "")
     if world.size > 1 and among == tensor:
@@ -295,7 +294,3 @@ def _said_by(check: Callable[[], object]) -> list[Problem]:
     except UserError as error:
         return error.problems
     return []
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -11,6 +11,7 @@ from typing import Any
 from gptloom.config.errors import EndedElsewhere, Problem, UserError
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import PretrainOptions
+from gptloom.config.problems import flag
 from gptloom.config.resolve import Resolved
 from gptloom.observe.terminal import terminal
 from gptloom.stages.trained import TrainedRun
@@ -72,7 +73,7 @@ def _as_arguments(asked: Resolved[Any], folder: str) -> list[str]:
     """
     arguments: list[str] = []
     for name in option_fields(type(asked.options)):
-        value, flag = asked.options.option(name), name.replace("_", "-")
+        value = asked.options.option(name)
         if name == "out":
             arguments.append(f"--out={folder}")
         elif not asked.given(name) or asked.source(name).startswith("recipe"):
@@ -80,10 +81,10 @@ def _as_arguments(asked: Resolved[Any], folder: str) -> list[str]:
         elif name in ("base", "run"):
             arguments.insert(0, str(value))
         elif isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            arguments.append(flag(name if value else f"no_{name}"))
         else:
             values = value if isinstance(value, list | tuple) else [value]
-            arguments += [f"--{flag}={word}" for word in values]  # in one word: a value may begin with dashes
+            arguments += [f"{flag(name)}={word}" for word in values]  # in one word: a value may begin with dashes
     return arguments
 
 

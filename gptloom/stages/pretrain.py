@@ -11,6 +11,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
+from gptloom.config.problems import flag
 from gptloom.config.resolve import Resolved, resolve, write_config
 from gptloom.data.built import TrainingShards
 from gptloom.data.ordered import OrderedBatches
@@ -325,7 +326,7 @@ def explain(resolved: Resolved[PretrainOptions], config: ModelConfig, steps: Ste
     """Prints what was chosen and why."""
     for name, setting in resolved.settings().items():
         if setting.source == "derived" and name != "sample":
-            say(f"  --{name.replace('_', '-')} {setting.value}: {setting.rule}")
+            say(f"  {flag(name)} {setting.value}: {setting.rule}")
     each = f" (memory: of each of {world.size} processes)" if world.size > 1 else ""
     say(f"{steps.steps:,} steps ({steps.rule}); {cost.sentence()}{each}")
     if cost.seconds > DAY:

@@ -14,8 +14,7 @@ from gptloom.config.show import ShowOptions
 from gptloom.data.conversation import Conversation
 from gptloom.data.instruction_formats import read_conversations
 from gptloom.data.render import Rendered, Renderer, shortened
-from gptloom.interop.hub import resolve_model
-from gptloom.interop.open import tokenizer_of
+from gptloom.interop.open import trained
 from gptloom.model.store import read_chat
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.template import choose_template
@@ -31,8 +30,6 @@ def conversation_examples(resolved: Resolved[ShowOptions]) -> list[ShownExample]
         UserError: all that is wrong with the file, or with those of its rows that are shown; no such template.
     """
     options = resolved.options
-    if options.model is not None and options.tokenizer is not None:
-        raise UserError(Problem("a model has its own tokenizer", "--tokenizer", "leave --model or --tokenizer out"))
     found = read_conversations([options.run], options.format)
     for sentence in (*found.sentences, *found.warnings):
         say(sentence)
@@ -52,11 +49,7 @@ def _reader(options: ShowOptions) -> tuple[Tokenizer | None, ChatFormat | None]:
     """Who reads, and what it was taught."""
     if options.model is None:
         return (None if options.tokenizer is None else load_tokenizer(options.tokenizer)), None
-    reference = resolve_model(options.model)
-    if reference.path is None:
-        raise UserError(Problem(f"{options.model} is a preset, which reads nothing yet", "--model", "--tokenizer gpt2"))
-    folder = reference.path
-    tokenizer = tokenizer_of(reference)
+    folder, tokenizer = trained(options.model, "--tokenizer gpt2")
     return tokenizer, read_chat(folder)
 
 

@@ -9,18 +9,18 @@ from typing import Literal
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import ColumnOptions, TaskInputOptions
 from gptloom.config.options import option_fields
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.config.sft import ConversationOptions
 from gptloom.config.show import RunStepOptions, ShowOptions, Stage, StageOptions
 from gptloom.config.task import Columns, HeadConfig, Inputs, Task, TaskConfig
 from gptloom.data.columns import declared_names, guess_columns
+from gptloom.data.example import Example, Examples
 from gptloom.data.tables import read_table
-from gptloom.data.task_examples import Example, Examples, read_examples
+from gptloom.data.task_examples import read_examples
 from gptloom.data.task_frame import frame
 from gptloom.data.task_inputs import IGNORED, ROLES, Encoded, TaskInputs
 from gptloom.interop.bodies import is_foreign
-from gptloom.interop.hub import resolve_model
-from gptloom.interop.open import tokenizer_of
+from gptloom.interop.open import trained
 from gptloom.model.store import own_task, read_config, read_task
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
@@ -42,11 +42,12 @@ def show_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
 def check_mode(asked: Resolved[ShowOptions]) -> None:
     """UserError for every option that does nothing for a run, or nothing for a file of a stage."""
     stage = asked.options.stage
-    idle = dict.fromkeys(option_fields(StageOptions), "is for a file and its --stage")
-    if stage is not None:
-        idle = dict.fromkeys(option_fields(RunStepOptions), "is for a run") | _of_others(stage)
-    given = [(name, why) for name, why in idle.items() if asked.given(name)]
-    problems = [Problem(f"--{name.replace('_', '-')} {why}", mend="leave it out") for name, why in given]
+    if stage is None:
+        problems = idle(asked, option_fields(StageOptions), "it is for a file and its --stage")
+    else:
+        problems = idle(asked, option_fields(RunStepOptions), "it is for a run") + _of_others(asked, stage)
+        if asked.options.model is not None and asked.options.tokenizer is not None:
+            problems.append(Problem("a model has its own tokenizer", "--tokenizer", "leave --model or --tokenizer out"))
     if stage is None and asked.options.step is None:
         mend = "--step 1 of a run; for a file of examples --stage finetune"
         problems.insert(0, Problem("--step is missing", where=asked.options.run, mend=mend))
@@ -54,14 +55,14 @@ def check_mode(asked: Resolved[ShowOptions]) -> None:
         raise UserError(*problems)
 
 
-def _of_others(stage: Stage) -> dict[str, str]:
-    """Options that another stage knows, with the reason why ``stage`` does not."""
+def _of_others(asked: Resolved[ShowOptions], stage: Stage) -> list[Problem]:
+    """A problem for every option that another stage knows, and ``stage`` does not."""
     by_stage: dict[Stage, set[str]] = {
         "finetune": {"task", *option_fields(ColumnOptions), *option_fields(TaskInputOptions)},
         "sft": set(option_fields(ConversationOptions)),
     }
-    idle = {name: other for other, names in by_stage.items() for name in names - by_stage[stage]}
-    return {name: f"is for --stage {other}" for name, other in sorted(idle.items())}
+    others = {other: sorted(names - by_stage[stage]) for other, names in by_stage.items()}
+    return [problem for other, names in others.items() for problem in idle(asked, names, f"it is for --stage {other}")]
 
 
 # ---- finetune --------------------------------------------------------------------------------------------------------
@@ -81,8 +82,6 @@ class _Reader:
 def finetune_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
     """As ``gptloom finetune --task`` reads them: labels learned from the file, or known to the model."""
     options = asked.options
-    if options.model is not None and options.tokenizer is not None:
-        raise UserError(Problem("a model has its own tokenizer", "--tokenizer", "leave --model or --tokenizer out"))
     reader = _of_model(options.model) if options.model is not None else _of_tokenizer(options.tokenizer)
     taught = None if reader is None else reader.taught
     _refuse_idle(asked, taught)
@@ -98,11 +97,7 @@ def finetune_examples(asked: Resolved[ShowOptions]) -> list[ShownExample]:
 
 
 def _of_model(name: str) -> _Reader:
-    reference = resolve_model(name)
-    if reference.path is None:
-        raise UserError(Problem(f"{name} is a preset, which reads nothing yet", "--model", "--tokenizer gpt2"))
-    folder = reference.path
-    tokenizer = tokenizer_of(reference)
+    folder, tokenizer = trained(name, "--tokenizer gpt2")
     if is_foreign(folder):
         return _Reader(tokenizer, _inputs_of(tokenizer), False, taught=own_task(folder))
     config = read_config(folder)
@@ -129,11 +124,10 @@ def _inputs_of(tokenizer: Tokenizer) -> Inputs:
 
 def _refuse_idle(asked: Resolved[ShowOptions], taught: TaskConfig | None) -> None:
     """UserError for what a fine-tuned model was taught and is not asked anew, and for columns without use."""
-    given = [name for name in ("task", *option_fields(TaskInputOptions)) if asked.given(name)]
     problems = []
     if taught is not None:
-        what = f"the model was fine-tuned ({taught.task}) and reads as it was taught to"
-        problems = [Problem(what, f"--{name.replace('_', '-')}", "leave it out") for name in given]
+        why = f"the model was fine-tuned ({taught.task}) and reads as it was taught to"
+        problems = idle(asked, ("task", *option_fields(TaskInputOptions)), why)
     task = _task_of(asked.options, taught)
     problems += [*idle_columns(task, asked.options), *idle_inputs(task, asked.options)]
     if problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.pretrain import PretrainOptions
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.data.build import build_corpus
 from gptloom.data.built import TrainingShards, check_tokenizer, load_built, names_shards, open_named_shards
 from gptloom.data.corpus import Corpus, read_corpus
@@ -57,18 +57,16 @@ class Text:
 
 def check_reading(resolved: Resolved[PretrainOptions]) -> None:
     """UserError for every option about the text that the others make meaningless."""
-    idle: list[tuple[str, str]] = []
+    problems: list[Problem] = []
     if names_shards(resolved.options.data):
         reading = ("text_column", "document_separator", "encoding", "split", "valid_fraction")
-        idle = [(name, "--data names token shards") for name in reading if resolved.given(name)]
+        problems = idle(resolved, reading, "--data names token shards")
     elif resolved.options.valid:
-        idle = [(name, "--valid says what is held out") for name in ("split", "valid_fraction") if resolved.given(name)]
-    elif resolved.options.split == "none" and resolved.given("valid_fraction"):
-        idle = [("valid_fraction", "--split none holds nothing out")]
-    if idle:
-        raise UserError(
-            *(Problem(f"--{n.replace('_', '-')} does nothing: {why}", mend="leave it out") for n, why in idle)
-        )
+        problems = idle(resolved, ("split", "valid_fraction"), "--valid says what is held out")
+    elif resolved.options.split == "none":
+        problems = idle(resolved, ("valid_fraction",), "--split none holds nothing out")
+    if problems:
+        raise UserError(*problems)
 
 
 def read_text(options: PretrainOptions) -> Text:
@@ -121,7 +119,7 @@ def open_shards_of(text: Text, tokenizer: Tokenizer, folder: Path, progress: Pro
         shards = text.shards
     else:
         assert text.corpus is not None
-        shards = build_corpus(text.corpus, tokenizer, folder, progress=progress).open()
+        shards = build_corpus(text.corpus, tokenizer, folder).open()
     for tokens, _ in shards.train:
         check_tokenizer(tokens, tokenizer)
     if shards.valid is not None:

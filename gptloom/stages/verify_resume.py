@@ -17,6 +17,7 @@ from typing import Any
 
 from gptloom.config.errors import UserError
 from gptloom.config.files import write_text
+from gptloom.config.problems import flag
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved
 from gptloom.config.verify import VerifyResumeOptions
@@ -266,7 +267,7 @@ def make_trial(options: VerifyResumeOptions, folder: Path) -> Trial:
         "sample_tokens": 16,
         "log": "none",
     }
-    words = [word for name, value in given.items() if value is not None for word in (_flag(name), value)]
+    words = [word for name, value in given.items() if value is not None for word in (flag(name), value)]
     steps = options.steps
     return Trial(folder, ["--data", *data, *words, "--no-compile"], steps, max(1, steps // 4), max(1, steps // 6))
 
@@ -288,10 +289,6 @@ def _python_text(path: Path) -> Path:
         chosen.append(documents.pop(0))
     write_text(path, "\n".join(chosen))
     return path
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _counted(processes: int) -> str:

@@ -16,6 +16,7 @@ import torch
 
 import gptloom
 from gptloom.config.errors import EndedElsewhere, Problem, UserError
+from gptloom.config.problems import flag
 from gptloom.observe.terminal import say
 from gptloom.train.world import World
 
@@ -36,7 +37,7 @@ def check_agreement(world: World, options: Mapping[str, Any]) -> None:
         "torch": torch.__version__,
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "the code of gptloom": source_hash()[:12],
-        **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+        **{flag(name): value for name, value in options.items()},
     }
     problems = _differences(world.gather({"host": world.host, "facts": facts}))
     if problems and world.first:

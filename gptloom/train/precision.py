@@ -35,6 +35,12 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, f"this {device.type.upper()} has no fast bf16"
 
 
+def use_threads(threads: int | None) -> None:
+    """Lets torch compute with so many CPU threads; None: as many as it chose itself, the physical cores."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 class Masters:
     """fp32 masters of a model's parameters; the model itself is their copy in the compute dtype.
 

@@ -97,6 +97,19 @@ def test_with_a_model_that_reads_nothing_of_it(run: Run, base: str, tmp_path: Pa
     assert code == 2 and "not one answer ends within the 64 tokens that are read" in out
 
 
+def test_with_a_body_of_another_library(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tokens are counted; how many it reads only transformers knows."""
+    train_tokenizer("bytes", [], None).save(tmp_path / "body")
+    (tmp_path / "body" / "config.json").write_text('{"model_type": "roberta"}', encoding="utf-8")
+    path = tmp_path / "rows.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"film {n}\t{n % 2}\n" for n in range(8)), encoding="utf-8")
+    code, out = run(str(path), "--stage", "finetune", "--model", str(tmp_path / "body"), "--json")
+    lengths = json.loads(out)["lengths"]
+    assert code == 0 and (lengths["unit"], lengths["limit"], lengths["total"]) == ("tokens", None, 8 * 6)
+    assert main(["data", "check", str(path), "--stage", "finetune", "--model", "gpt2"]) == 2
+    assert "gpt2 is a preset, which reads nothing yet" in capsys.readouterr().err
+
+
 def _turn() -> list[dict[str, str]]:
     return [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 

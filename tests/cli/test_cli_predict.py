@@ -16,8 +16,8 @@ from gptloom.cli.main import main
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
 from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
+from gptloom.data.example import Example
 from gptloom.data.tables import read_table
-from gptloom.data.task_examples import Example
 from gptloom.generation.classifier import Prediction
 from gptloom.interop import classifiers
 
@@ -225,12 +225,13 @@ def test_scores_choices_and_tags(run: Run) -> None:
     [
         ((), "there is nothing to answer"),
         (("--data", "t.tsv", "--text", "x"), "both --data and --text"),
-        (("--data", "t.tsv", "--second", "x"), "--second does nothing without --text"),
-        (("--text", "x", "--columns", "text=a", "--mistakes", "3"), "--mistakes does nothing without --data"),
-        (("--data", "t.tsv", "--overwrite"), "--overwrite does nothing without --out"),
-        (("--data", "t.tsv", "--out", "p.csv", "--rows", "3"), "--rows does nothing with --out"),
+        (("--data", "t.tsv", "--second", "x"), "--second does nothing: it is for --text"),
+        (("--text", "x", "--columns", "text=a", "--mistakes", "3"), "--mistakes does nothing: it is for --data"),
+        (("--data", "t.tsv", "--overwrite"), "--overwrite does nothing: it is for --out"),
+        (("--data", "t.tsv", "--out", "p.csv", "--rows", "3"), "--rows does nothing: --out has all rows"),
         (("--data", "t.tsv", "--out", "p.pdf"), "goes by the file's ending: .csv, .tsv, .jsonl"),
         (("--data", "t.tsv", "--out", "nowhere/p.csv"), "the folder nowhere does not exist"),
+        (("--data", "t.tsv", "--out", "."), "it is a folder"),
         (("--text", "a", "b", "--choices", "c", "d"), "--choices are of a single --text"),
         (("--data", "none.tsv"), "no such file"),
     ],

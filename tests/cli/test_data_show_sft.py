@@ -103,11 +103,11 @@ def test_what_is_wrong_is_told_before_anything_is_shown(tmp_path: Path, file: st
         gptloom.data_show(file, stage="sft", text="a", task="classify", step=3)
     told = [str(problem) for problem in idle.value.problems]
     assert [line.split("\n")[0] for line in told] == [
-        "--step is for a run",
-        "--task is for --stage finetune",
-        "--text is for --stage finetune",
+        "--step does nothing: it is for a run",
+        "--task does nothing: it is for --stage finetune",
+        "--text does nothing: it is for --stage finetune",
     ]
-    with pytest.raises(UserError, match="--template is for --stage sft"):
+    with pytest.raises(UserError, match="--template does nothing: it is for --stage sft"):
         gptloom.data_show(file, stage="finetune", template="chatml")
     with pytest.raises(UserError, match="first answer ends with token"):
         gptloom.data_show(file, stage="sft", max_length=5)

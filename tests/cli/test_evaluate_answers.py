@@ -81,7 +81,7 @@ def test_options_of_the_other_kind_are_refused(instructed: str, held: str, tmp_p
     assert [problem.what.split()[0] for problem in error.value.problems] == ["--stride", "--text-column"]
     text = tmp_path / "plain.txt"
     text.write_text("only text", encoding="utf-8")
-    with pytest.raises(UserError, match="--rows is about what a model answers"):
+    with pytest.raises(UserError, match="--rows does nothing: how text is predicted is scored"):
         gptloom.evaluate(instructed, data=text, rows=3)
-    with pytest.raises(UserError, match="--max-tokens is about"):
+    with pytest.raises(UserError, match="--max-tokens does nothing"):
         gptloom.evaluate(instructed, data=held, answers=False, max_tokens=3)

@@ -12,7 +12,7 @@ from pydantic import Field
 import gptloom
 from gptloom.config.errors import UserError
 from gptloom.config.options import BudgetOptions, DeviceOption, JsonOption, SeedOption
-from gptloom.config.resolve import Resolved, Setting, explain, read_config, resolve, write_config
+from gptloom.config.resolve import Resolved, Setting, explain, idle, read_config, resolve, write_config
 
 
 class Sample(SeedOption, DeviceOption, BudgetOptions, JsonOption):
@@ -54,6 +54,15 @@ def test_derive_leaves_the_original_alone_and_never_overrides_the_user() -> None
         resolved.derive("learning_rate", 3e-4, "rule")
     resolved.derive("max_steps", 5, "rule")
     assert resolved.options.max_steps is None
+
+
+def test_only_options_that_were_given_are_idle() -> None:
+    resolved = resolve(Sample, {"max_steps": 5, "seed": 1337})
+    found = idle(resolved, ["device", "max_steps", "seed"], "nothing is trained")
+    assert [problem.what for problem in found] == [
+        "--max-steps does nothing: nothing is trained",
+        "--seed does nothing: nothing is trained",
+    ]
 
 
 def test_problems_of_both_layers_are_reported_together_each_with_its_place() -> None:

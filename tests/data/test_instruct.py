@@ -296,14 +296,14 @@ def test_options_that_do_nothing_are_refused_together(tmp_path: Path) -> None:
     told = refused(
         tmp_path, REVIEWS, "classify", languages=["English", "German"], reasoning=True, out=tmp_path / "a.json"
     )
-    assert told[0].startswith("--out: ") and len(told) == 3
+    assert "a.json: what is written goes by the file's ending: .jsonl" in told[0] and len(told) == 3
     assert any("--languages does nothing for --task classify" in problem for problem in told)
     assert "there are 8 wordings" in refused(tmp_path, REVIEWS, "classify", templates=9)[0]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     made(tmp_path, REVIEWS, "classify", **WORDS)
-    with pytest.raises(UserError, match="already there"):
+    with pytest.raises(UserError, match="it exists already"):
         made(tmp_path, REVIEWS, "classify", overwrite=False, **WORDS)
 
 

@@ -447,9 +447,9 @@ def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
     assert prepare(path, Reader(), Answers(), str(tmp_path / "made")).paths == [tmp_path / "made" / "x_prepared.jsonl"]
     out = str(tmp_path / "new.jsonl")
     assert prepare(path, Reader(), Answers(), out).paths == [Path(out)]
-    assert "is there already" in refusal(path, out=out)
-    assert "is there already" in refusal(path, out=path)
-    assert "JSONL" in refusal(path, out=str(tmp_path / "new.csv"))
+    assert "it exists already" in refusal(path, out=out)
+    assert "it exists already" in refusal(path, out=path)
+    assert "ending: .jsonl" in refusal(path, out=str(tmp_path / "new.csv"))
     assert "does not exist" in refusal(path, out=str(tmp_path / "nowhere" / "new.jsonl"))
 
 

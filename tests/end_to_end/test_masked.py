@@ -158,8 +158,8 @@ def test_in_python_the_same(stories: Path, tmp_path: Path) -> None:
     [
         (("--model", "gpt2", "--objective", "masked"), "--objective masked cannot train this model"),
         (("--model", "bert-tiny", "--objective", "next"), "--objective next cannot train this model"),
-        (("--pairs", "none"), "--pairs is for --objective masked"),
-        (("--whole-word",), "--whole-word is for --objective masked"),
+        (("--pairs", "none"), "--pairs does nothing: it is for --objective masked"),
+        (("--whole-word",), "--whole-word does nothing: it is for --objective masked"),
         (("--model", "bert-tiny", "--tokenizer", "bytes"), "masked pretraining needs [CLS], [SEP], [MASK]"),
         (("--model", "bert-tiny", "--context", 4, "--tokenizer", "wordpiece"), "no room for [CLS], [SEP] and text"),
         (("--model", "bert-tiny", "--sample", "no mask here"), "has no [MASK]"),

@@ -18,7 +18,7 @@ from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
 from gptloom.data.batches import eval_batches
 from gptloom.data.documents import Document
-from gptloom.evaluation.perplexity import TextScore, join_documents, score_text, score_tokens
+from gptloom.evaluation.perplexity import TextScore, join_documents, score_tokens
 from gptloom.generation.language_model import LanguageModel
 from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
@@ -27,6 +27,10 @@ from gptloom.tokenizer.train import train_tokenizer
 BYTES = train_tokenizer("bytes", [], None)
 CONTEXT = 16
 TEXT = "Grüße an alle, die 漢字 lesen: the quick brown fox. " * 5
+
+
+def score_text(model: LanguageModel, text: str, stride: int | None = None) -> TextScore:
+    return score_tokens(model, join_documents([Document(text, "text", 1)], model.tokenizer), stride=stride)
 
 
 def random_transformer(family: str = "modern-nano") -> Transformer:
@@ -217,9 +221,19 @@ def test_several_files_have_a_row_each_and_a_total(evaluate, folder: Path, files
 
 
 def test_reads_standard_input(evaluate, folder: Path, files, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
-    from_stdin = evaluate(folder, "--data", "-")
-    assert from_stdin[0] == 0 and from_stdin[1] == evaluate(folder, "--data", files[0])[1]
+    def piped(raw: bytes, *options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii"))
+        return evaluate(folder, "--data", "-", *options)
+
+    from_file = evaluate(folder, "--data", files[0])[1]
+    assert piped(TEXT.encode())[:2] == (0, from_file)
+    assert piped(TEXT.encode("utf-16"), "--encoding", "utf-16")[:2] == (0, from_file)
+    assert piped(b"\xef\xbb\xbf" + TEXT.encode())[:2] == (0, from_file)
+    two_lines = piped(b"one line\nand another\n")
+    assert two_lines[0] == 0 and two_lines == piped(b"one line\r\nand another\r\n")
+    code, _, err = piped(b"caf\xe9")
+    assert code == 2 and "not utf-8 text: byte 0xe9 at byte 3" in err and "standard input" in err
+    assert "a NUL byte" in piped(b"a\0b")[2]
     assert evaluate(folder, "--data", "-", "-")[0] == 2
 
 
@@ -270,3 +284,5 @@ def test_agrees_with_the_runs_own_evaluation(evaluate, tmp_path: Path) -> None:
     only = evaluate(run.path, "--data", run.path / "data" / "valid", "--precision", "fp32", "--json")
     assert json.loads(only[1])["tokens"] == document["tokens"]
     assert evaluate("modern-nano", "--data", run.path / "data", "--untrained")[0] == 2  # another tokenizer's shards
+    code, _, err = evaluate(run.path, "--data", run.path / "data", "--encoding", "latin-1")
+    assert code == 2 and "--encoding does nothing: --data names token shards" in err

@@ -20,9 +20,9 @@ from gptloom.evaluation.task_metrics import (
     TaskReport,
     default_metric,
     evaluate_task,
-    higher_is_better,
     metric_names,
 )
+from gptloom.observe.glossary import higher_is_better
 
 TAGS = ("O", "B-per", "I-per", "B-loc", "I-loc")
 

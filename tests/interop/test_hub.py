@@ -115,6 +115,8 @@ def test_a_name_is_fetched_without_pickles_and_once(served: type[Hub], monkeypat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     assert find_source("hf:good/model") == source
+    found = resolve_model("hf:good/model")
+    assert resolve_model(found) is found and found.name == "hf:good/model"
     assert [path for path in served.asked if path.endswith("model.safetensors")] == fetched
 
 

@@ -53,6 +53,8 @@ def test_show_reads_standard_input(
     monkeypatch.setattr("sys.stdin", io.StringIO("é"))
     assert main(["tokenizer", "show", str(tmp_path / "tok"), "--text", "-", "--json"]) == 0
     assert [token["id"] for token in json.loads(capsys.readouterr().out)[0]["tokens"]] == [0xC3, 0xA9]
+    assert main(["tokenizer", "show", str(tmp_path / "tok"), "--text", "-", "-"]) == 2
+    assert "read only once" in capsys.readouterr().err
 
 
 def test_python_gives_the_same(plays: str, tmp_path: Path) -> None:

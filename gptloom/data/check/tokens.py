@@ -17,12 +17,12 @@ class Tokens:
 
     unit = "tokens"
 
-    def __init__(self, tokenizer: Tokenizer, format: ChatFormat | None, limit: int) -> None:
-        """``format``: how conversations are written; None where only texts are measured."""
-        self.limit: int | None = limit
+    def __init__(self, tokenizer: Tokenizer, format: ChatFormat | None, limit: int | None) -> None:
+        """``format``: how conversations are written; None where only texts are measured. ``limit``: tokens that the model
+        reads; None where its folder does not say."""
+        self.limit = limit
         self._tokenizer = tokenizer
         self._renderer = None if format is None else Renderer(tokenizer, format)
-        self._longest = limit
         self.usable = 0
 
     def of_texts(self, texts: Sequence[str]) -> list[int]:
@@ -30,9 +30,10 @@ class Tokens:
 
     def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
         examples = self._examples(conversations, findings)
+        assert self.limit is not None
         for one in (one for rendered in examples for one in rendered):
-            if len(one.ids) > self._longest and shortened(one, self._longest) is None:
-                what = f"not even the first answer ends within {self._longest:,} tokens: nothing of the row is learned"
+            if len(one.ids) > self.limit and shortened(one, self.limit) is None:
+                what = f"not even the first answer ends within {self.limit:,} tokens: nothing of the row is learned"
                 mend = "a model with a longer context, or a shorter prompt"
                 warnings.add("rows of which nothing fits the context", what, one.where, mend)
             else:

@@ -16,7 +16,8 @@ from typing import Any
 
 from gptloom.config.data_tools import InstructOptions, InstructTask
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import write_text
+from gptloom.config.files import new_file_problems, write_text
+from gptloom.config.problems import flag
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.instruct.asked import Asked, AskedRows
 from gptloom.data.instruct.calculations import arithmetic_rows
@@ -145,19 +146,12 @@ def _same(rows: Sequence[Asked], one: int, other: int) -> bool:
 
 def _check(options: InstructOptions, written: Sequence[Path]) -> None:
     """Refuses a place that cannot be written, and options that would do nothing for the task."""
-    problems = []
-    if written[0].suffix != ".jsonl":
-        problems.append(
-            Problem(f"{written[0]} is no name for JSON lines", "--out", str(written[0].with_suffix(".jsonl")))
-        )
-    for path in written:
-        if not path.parent.is_dir():
-            problems.append(Problem("no such folder", str(path.parent), f"mkdir -p {path.parent}"))
-        elif path.exists() and not options.overwrite:
-            problems.append(Problem("is already there", str(path), "--overwrite, or another --out"))
+    first, *others = written
+    problems = new_file_problems(first, options.overwrite, (".jsonl",))
+    problems += [problem for path in others for problem in new_file_problems(path, options.overwrite)]
     for name, tasks in USED_BY.items():
         if getattr(options, name) not in (None, [], False) and options.task not in tasks:
-            what = f"--{name.replace('_', '-')} does nothing for --task {options.task}"
+            what = f"{flag(name)} does nothing for --task {options.task}"
             problems.append(Problem(what, mend=f"leave it out; it is for {', '.join(tasks)}"))
     if problems:
         raise UserError(*problems)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import write_text
+from gptloom.config.files import new_file_problems, write_text
 from gptloom.data.inputs import COMPRESSIONS
 from gptloom.data.prepare.rows import Pairs, Rows
 
@@ -66,13 +66,9 @@ def check_out(out: str | None) -> None:
     if out is None or Path(out).is_dir():
         return
     path = Path(out)
-    problems = []
-    if path.suffix.lower() != ".jsonl":
-        problems.append(Problem("prepared rows are written as JSONL", out, f"--out {path.with_suffix('.jsonl')}"))
-    if not path.parent.is_dir():
-        problems.append(Problem(f"the folder {path.parent} does not exist", out, f"mkdir -p {path.parent}"))
-    there = [one for one in (path, *(_named(path, part) for part in ("_train", "_valid"))) if one.exists()]
-    problems += [Problem("is there already, and nothing is written over", str(one), "another --out") for one in there]
+    parts = [part for part in (_named(path, "_train"), _named(path, "_valid")) if part.exists()]
+    problems = new_file_problems(path, endings=(".jsonl",))
+    problems += [problem for part in parts for problem in new_file_problems(part)]
     if problems:
         raise UserError(*problems)
 

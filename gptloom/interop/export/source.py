@@ -12,12 +12,11 @@ import torch
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
 from gptloom.interop.companions import generation_of, source_tokenizer
-from gptloom.interop.hub import resolve_model
+from gptloom.interop.hub import resolve_model, tokenizer_folder
 from gptloom.model.folder import read_json
-from gptloom.model.reference import Resolved
 from gptloom.model.store import check_vocabulary, read_config
 from gptloom.model.stored_weights import StoredWeights
-from gptloom.tokenizer.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from gptloom.tokenizer.tokenizer import CONFIG_FILE, Tokenizer
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
@@ -86,12 +85,3 @@ def open_source(reference: str) -> StoredModel:
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, str(resolved.path))
     return StoredModel((resolved.run or resolved.path).absolute().name, resolved.path, config, tokenizer, folder)
-
-
-def tokenizer_folder(resolved: Resolved) -> Path:
-    """Where the tokenizer of a model on disk lies; a run's checkpoints may leave it to the run."""
-    assert resolved.path is not None
-    if resolved.run is not None and not (resolved.path / TOKENIZER_FILE).is_file():
-        inside = resolved.run / "tokenizer"
-        return inside if inside.is_dir() else resolved.run
-    return resolved.path

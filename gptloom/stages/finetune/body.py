@@ -90,11 +90,11 @@ def _open(
         raise UserError(Problem(what, str(reference.path), "--fresh begins with random weights of its shape"))
     if not is_foreign(reference.path):
         check_tokenizer(reference)
-        return open_model(options.base, device="cpu", precision="fp32")
+        return open_model(reference, device="cpu", precision="fp32")
     if options.fresh:
         what = "--fresh: the body is another library's, which gptloom does not initialise"
         raise UserError(Problem(what, str(reference.path), "a preset of ours with --untrained"))
-    return open_foreign(options.base, compute_dtype=dtype, dropout=options.dropout)
+    return open_foreign(reference, compute_dtype=dtype, dropout=options.dropout)
 
 
 def _untrained(name: str, options: FinetuneOptions) -> tuple[Transformer, Tokenizer]:

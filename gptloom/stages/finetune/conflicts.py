@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
-from gptloom.config.resolve import Resolved
+from gptloom.config.resolve import Resolved, idle
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
 from gptloom.stages.finetune.features import uses_features
-from gptloom.stages.tuning.conflicts import about_part, idle
+from gptloom.stages.tuning.conflicts import about_part
 
 STEPS = (  # what only a training by steps heeds
     *("micro_batch", "lr", "layer_decay", "weight_decay", "beta1", "beta2", "epsilon", "clip", "warmup", "lm_weight"),
@@ -30,7 +30,7 @@ def _about_method(resolved: Resolved[FinetuneOptions]) -> Iterator[Problem]:
     yield from about_part(resolved)
     method = "train" if options.train else options.method
     if method not in ("feature", "all"):
-        yield from idle(resolved, ("classifier",), "is for --method feature")
+        yield from idle(resolved, ("classifier",), "it is for --method feature")
     elif options.task == "span":
         yield from idle(resolved, ("classifier",), "the places of an answer have no features: a span's head is trained")
     if uses_features(options):

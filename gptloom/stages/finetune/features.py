@@ -21,13 +21,14 @@ from gptloom.config.finetune import FinetuneOptions
 from gptloom.data.batch import Batch
 from gptloom.data.task_batches import in_length_order, padded
 from gptloom.data.task_inputs import IGNORED, Encoded
-from gptloom.evaluation.task_metrics import TaskReport, evaluate_task, higher_is_better
+from gptloom.evaluation.task_metrics import TaskReport, evaluate_task
 from gptloom.generation.classifier import ROW_TOKENS, Classifier
 from gptloom.interop.foreign import ForeignModel
 from gptloom.interop.open import BF16_PARAMETERS
 from gptloom.model.counting import count_parameters
 from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
+from gptloom.observe.glossary import higher_is_better
 from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.final import leave

@@ -13,10 +13,11 @@ from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
 from gptloom.data.task_batches import TaskBatches
 from gptloom.data.task_inputs import Encoded, cut_sentence
-from gptloom.evaluation.task_metrics import default_metric, higher_is_better, metric_names
+from gptloom.evaluation.task_metrics import default_metric, metric_names
 from gptloom.interop.foreign import ForeignModel
 from gptloom.model.layouts import layout_for
 from gptloom.model.transformer import Transformer
+from gptloom.observe.glossary import higher_is_better
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.body import TaskBody, adopt
 from gptloom.stages.finetune.data import TaskData
@@ -27,7 +28,7 @@ from gptloom.stages.tuning.part import choose_part
 from gptloom.stages.tuning.plan import Plan, Validated
 from gptloom.train.form import About
 from gptloom.train.memory import forget_peak
-from gptloom.train.precision import choose_device, choose_dtype
+from gptloom.train.precision import choose_device, choose_dtype, use_threads
 from gptloom.train.run import Run
 from gptloom.train.task_objective import TaskLoss
 
@@ -94,8 +95,7 @@ def plan_run(resolved: Resolved[FinetuneOptions], data: TaskData) -> TaskPlan:
     options = resolved.options
     device = choose_device(options.device)
     held = forget_peak(device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     dtype, _ = choose_dtype(options.precision, device)
     body = adopt(options, data, dtype)
     if dtype == torch.float16 and isinstance(body.model, ForeignModel):

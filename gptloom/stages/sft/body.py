@@ -50,7 +50,7 @@ def adopt(options: SftOptions, data: SftData) -> ChatBody:
     if own_task(reference.path) is not None:
         what = "the model was fine-tuned for a task, and writes nothing"
         raise UserError(Problem(what, options.base, "the model that it was fine-tuned from"))
-    opened, tokenizer = open_model(options.base, device="cpu", precision="fp32")
+    opened, tokenizer = open_model(reference, device="cpu", precision="fp32")
     n_known = tokenizer.vocab_size
     taught = None if options.adapter is None else read_chat(Path(options.adapter))
     taught = taught or read_chat(reference.path)

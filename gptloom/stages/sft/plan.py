@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.resolve import Resolved
@@ -30,7 +29,7 @@ from gptloom.tokenizer import Tokenizer
 from gptloom.train.form import About
 from gptloom.train.memory import forget_peak
 from gptloom.train.objective import NextToken
-from gptloom.train.precision import choose_device, choose_dtype
+from gptloom.train.precision import choose_device, choose_dtype, use_threads
 from gptloom.train.run import Run
 from gptloom.train.validation import validate
 
@@ -115,8 +114,7 @@ def plan_run(resolved: Resolved[SftOptions], data: SftData) -> SftPlan:
     options = resolved.options
     device = choose_device(options.device)
     held = forget_peak(device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     dtype, _ = choose_dtype(options.precision, device)
     body = adopt(options, data)
     renderer = Renderer(body.tokenizer, body.format, options.prompt_loss_weight)

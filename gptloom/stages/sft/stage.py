@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import UserError
-from gptloom.config.resolve import Resolved, write_config
+from gptloom.config.resolve import Resolved, idle, write_config
 from gptloom.config.sft import SftOptions
 from gptloom.stages.claim import Claim
 from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.sft.data import SftData, read_sft_data
 from gptloom.stages.sft.plan import plan_run
 from gptloom.stages.sft.result import SftRun
-from gptloom.stages.tuning.conflicts import about_part, idle
+from gptloom.stages.tuning.conflicts import about_part
 from gptloom.stages.tuning.part import part_sentence
 from gptloom.stages.tuning.training import foresee, train
 from gptloom.train.run import Hook, check_free

@@ -10,7 +10,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import DurabilityOptions, Options, ParallelOptions
 from gptloom.config.pretrain import ResumeOptions
-from gptloom.config.resolve import DERIVED, Resolved, read_config, write_config
+from gptloom.config.resolve import DERIVED, Resolved, idle, read_config, write_config
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
@@ -99,8 +99,8 @@ def resume_tuning(
 
 def _check_options(resolved: Resolved[ResumeOptions]) -> None:
     names = [*ParallelOptions.model_fields, *(name for name in DurabilityOptions.model_fields if name not in KEPT)]
-    if given := [f"--{name.replace('_', '-')}" for name in names if resolved.given(name)]:
-        raise UserError(Problem(f"{', '.join(given)}: a tuning is the work of one process", mend="leave it out"))
+    if problems := idle(resolved, names, "a tuning is the work of one process"):
+        raise UserError(*problems)
 
 
 def _as_asked(stored: Resolved[Any], now: Resolved[ResumeOptions]) -> Resolved[Any]:

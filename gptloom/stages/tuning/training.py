@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.problems import flag
 from gptloom.config.resolve import write_config
 from gptloom.interop.foreign import ForeignModel
 from gptloom.model.transformer import Transformer
@@ -110,7 +111,7 @@ def _settle(plan: AnyPlan, optimizer: Optimizer, parallel: Parallel) -> AnyPlan:
     plan = replace(plan, resolved=choose_pace(plan.resolved, steps, plan.batches, seconds))
     for name, setting in plan.resolved.settings().items():
         if setting.rule is not None:
-            say(f"  --{name.replace('_', '-')} {setting.value}: {setting.rule}")
+            say(f"  {flag(name)} {setting.value}: {setting.rule}")
     needed = memory_of(plan)
     say(
         f"{steps.steps:,} steps ({steps.rule}) · {plan.sizes} · about {human_time(steps.steps * seconds)} · "
