@@ -103,6 +103,7 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow] | list[ShownExamp
 
     Windows of text for a pretraining, examples for a fine-tuning.
     """
+    from gptloom.stages.on_disk import command_of
     from gptloom.stages.show_examples import check_mode, show_examples
 
     options = resolved.options
@@ -110,11 +111,16 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow] | list[ShownExamp
     if options.stage is not None:
         return show_examples(resolved)
     assert options.step is not None
-    config = Path(options.run) / "config.yaml"
-    if config.is_file() and read_config(config).get("command") == "finetune":
-        from gptloom.stages.finetune.shown import examples_of_step
+    folder = Path(options.run)
+    command = command_of(folder)
+    if command == "finetune":
+        from gptloom.stages.finetune import shown
 
-        return examples_of_step(Path(options.run), options.step, options.rows)
+        return shown.examples_of_step(folder, options.step, options.rows)
+    if command == "sft":
+        from gptloom.stages.sft import shown as shown_sft
+
+        return shown_sft.examples_of_step(folder, options.step, options.rows)
     return _windows(options, options.step)
 
 

@@ -18,7 +18,7 @@ class RunStepOptions(Options):
     """Which batch of a run."""
 
     step: int | None = Field(None, ge=1, description="of a run: the step whose batch is shown; the first is 1")
-    rows: int = Field(4, ge=1, description="of a run: windows shown of the batch")
+    rows: int = Field(4, ge=1, description="of a run: windows or examples shown of the batch")
 
 
 class StageOptions(ColumnOptions, TaskInputOptions, ConversationOptions):

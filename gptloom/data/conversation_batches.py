@@ -148,6 +148,10 @@ class ConversationBatches:
             for position, source, index in zip(*(column.tolist() for column in columns), strict=True)
         ]
 
+    def example(self, place: ConversationPlace) -> Rendered:
+        """What lies at a place that ``describe`` tells."""
+        return self._examples[self._begins[place.source] + place.index]
+
     def longest(self) -> Batch:
         """The batch of the first epoch that takes the most places, padding included."""
         return self.batch(int(np.argmax(self._places_taken())))

@@ -66,10 +66,15 @@ def _shown(example: Rendered, renderer: Renderer, max_length: int | None) -> Sho
         first = example.turns[0][1]
         what = f"its first answer ends with token {first:,}, beyond --max-length {max_length:,}: it is left out"
         raise UserError(Problem(what, example.where, f"--max-length {first}"))
-    roles = np.full(len(kept.ids), "prompt", dtype=object)
-    for begin, end in kept.turns:
+    return shown_conversation(kept, renderer.tokenizer, len(example.ids) - len(kept.ids))
+
+
+def shown_conversation(example: Rendered, tokenizer: Tokenizer, cut: int = 0) -> ShownExample:
+    """Every token of ``example``, from which ``cut`` tokens were left out, by whether it is learned."""
+    roles = np.full(len(example.ids), "prompt", dtype=object)
+    for begin, end in example.turns:
         roles[begin:end] = "answer"
         roles[end - 1] = "end"
-    texts = map(renderer.tokenizer.token_text, kept.ids.tolist())
-    tokens = [ShownToken(*one) for one in zip(kept.ids.tolist(), texts, roles.tolist(), strict=True)]
-    return ShownExample(example.where, None, [tokens], len(example.ids) - len(kept.ids))
+    texts = map(tokenizer.token_text, example.ids.tolist())
+    tokens = [ShownToken(*one) for one in zip(example.ids.tolist(), texts, roles.tolist(), strict=True)]
+    return ShownExample(example.where, None, [tokens], cut)

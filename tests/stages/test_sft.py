@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import pytest
 import torch
 
 import gptloom
+from gptloom.cli.main import main
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
 from gptloom.config.resolve import resolve
 from gptloom.config.sft import SftOptions
+from gptloom.data.batch import Batch
+from gptloom.data.conversation_batches import ConversationBatches
 from gptloom.data.render import Renderer
 from gptloom.evaluation.perplexity import TokensInMemory
 from gptloom.model.store import load_model, read_chat, read_lineage, save_model
@@ -188,6 +191,30 @@ def test_going_on_is_exact(sft: Callable[..., Any], tmp_path: Path) -> None:
     states = [load_model(path / "final")[0].state_dict() for path in (whole.path, broken.path)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert broken.figures["before"]["losses"] == whole.figures["before"]["losses"]
+
+
+def test_a_step_is_shown_as_it_was_trained_on(
+    sft: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch, trained_on = ConversationBatches.batch, []
+
+    def recorded(self: ConversationBatches, step: int, excluded: Sequence[int] = ()) -> Batch:
+        made = batch(self, step, excluded)
+        if step == 2:
+            trained_on.append(made.ids)
+        return made
+
+    monkeypatch.setattr(ConversationBatches, "batch", recorded)
+    run = sft(packing=False, smoke_prompts=0)
+    shown = gptloom.data_show(run.path, step=3, rows=3)
+    real = [[token.id for token in one.rows[0]] for one in shown]
+    assert real == [ids[: len(own)].tolist() for ids, own in zip(trained_on[-1], real, strict=False)] and len(real) == 3
+    assert main(["data", "show", str(run.path), "--step", "3", "--rows", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"--- {shown[0].where} (" in said and "answer[" in said and "] end[" in said
+    write(tmp_path / "rows.jsonl", rows(15))
+    with pytest.raises(UserError, match="the rows have changed"):
+        gptloom.data_show(run.path, step=3)
 
 
 def test_files_are_weighed_and_held_out_apart(base: Path, tmp_path: Path) -> None:
