@@ -14,10 +14,10 @@ from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
 from gptloom.observe.terminal import human_bytes
 
-# Extra -> (the modules it brings, what they are for). The names are those of pyproject.toml.
+# Extra -> (the modules it brings, what they are for), as pyproject.toml has it.
 EXTRAS = {
-    "hub": (("transformers", "huggingface_hub"), "models and tokenizers from the Hugging Face hub"),
-    "data": (("pyarrow",), "parquet files"),
+    "hub": (("transformers", "huggingface_hub", "gguf"), "models of the Hugging Face hub, GGUF files"),
+    "data": (("pyarrow", "openpyxl", "snowballstemmer"), "parquet files, spreadsheets, word stems"),
     "plots": (("matplotlib",), "loss curves as pictures"),
     "eval": (("sacrebleu", "rouge_score"), "BLEU, chrF and ROUGE of generated answers"),
     "wandb": (("wandb",), "Weights & Biases, offline by default"),
