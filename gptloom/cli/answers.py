@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from gptloom.cli.output import Output
 from gptloom.config.errors import UserError
 from gptloom.config.evaluate import EvaluateOptions
+from gptloom.config.excerpt import beginning
 from gptloom.config.resolve import Resolved, idle
 from gptloom.observe.glossary import interval_text, written
 from gptloom.observe.terminal import printable
 
 if TYPE_CHECKING:
     from gptloom.evaluation.answers import Answer, AnswersReport, TaskAnswers
-    from gptloom.model.reference import Resolved as Reference
+    from gptloom.model.reference import Reference
 
 OF_TEXT = ("stride", "text_column", "document_separator", "encoding", "untrained")
 OF_ANSWERS = ("rows", "max_tokens", "samples", "seed")
@@ -70,5 +71,4 @@ def _show_sample(task: str, answer: Answer, out: Output) -> None:
     end = "" if answer.stopped else "  (did not end by itself)"
     for name, text in (("prompt", answer.prompt), ("right", answer.right), ("answer", answer.answer)):
         line = printable(" ".join(text.split()))
-        short = line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
-        out.say(f"  {name:<7} {short}{end if name == 'answer' else ''}")
+        out.say(f"  {name:<7} {beginning(line, LONGEST_TEXT)}{end if name == 'answer' else ''}")

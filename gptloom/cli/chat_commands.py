@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gptloom.cli.chat_session import Answer, Session
 from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.excerpt import beginning
 from gptloom.data.findings import counted
 from gptloom.observe.terminal import printable
 
@@ -71,7 +72,7 @@ def _number(text: str) -> float | str:
 
 def _undo(session: Session, argument: str) -> str:
     taken = session.undo().content
-    return f"taken back: {printable(taken if len(taken) <= 60 else taken[:59] + '…')}"
+    return f"taken back: {printable(beginning(taken, 60))}"
 
 
 def _retry(session: Session, argument: str) -> Outcome:

@@ -16,7 +16,7 @@ from gptloom.generation.chat import turns_of
 from gptloom.generation.requests import Event
 from gptloom.interop.open import OpenedModel
 from gptloom.model.counting import count_parameters
-from gptloom.observe.terminal import human_count
+from gptloom.observe.numbers import human_count
 
 Answer = Generator[Event, None, None]
 

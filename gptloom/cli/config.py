@@ -13,6 +13,7 @@ from gptloom.cli.output import Output
 from gptloom.config.options import POSITIONAL, JsonOption
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved, Setting, explain, read_config
+from gptloom.config.run_folder import CONFIG
 
 
 class ExplainOptions(JsonOption):
@@ -24,7 +25,7 @@ class ExplainOptions(JsonOption):
 
 def config_settings(resolved: Resolved[ExplainOptions]) -> dict[str, Setting]:
     """The stored options of a run: value, the layer that set it, and the rule of derived ones."""
-    path = Path(resolved.options.run) / "config.yaml"
+    path = Path(resolved.options.run) / CONFIG
     return explain(read_config(path), str(path), resolved.options.key)
 
 

@@ -17,7 +17,8 @@ from gptloom.config.pretrain import DataOptions, PretrainOptions
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved, read_config
 from gptloom.config.show import ShowOptions
-from gptloom.observe.terminal import Terminal, human_bytes, human_count, terminal
+from gptloom.observe.numbers import human_bytes, human_count
+from gptloom.observe.terminal import Terminal, terminal
 
 if TYPE_CHECKING:
     from gptloom.data.built import Built
@@ -126,15 +127,15 @@ def show(resolved: Resolved[ShowOptions]) -> list[ShownWindow] | list[ShownExamp
 
 def _windows(options: ShowOptions, step: int) -> list[ShownWindow]:
     """What ``step`` of a run was, or will be, trained on; without what a guard left out."""
+    from gptloom.config.run_folder import CONFIG, DATA, EVENTS, TOKENIZER
     from gptloom.observe.events import read_events
     from gptloom.stages.goal import training_batches
-    from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
+    from gptloom.stages.text import reopen_shards
     from gptloom.tokenizer import load_tokenizer
     from gptloom.train.rollback import excluded_windows
-    from gptloom.train.run import EVENTS
 
     folder = Path(options.run)
-    config = folder / "config.yaml"
+    config = folder / CONFIG
     trained = Resolved.from_dict(PretrainOptions, read_config(config), str(config)).options
     if trained.context is None or trained.batch_tokens is None:
         what = "its preparation was broken off before the size of a batch was chosen"

@@ -12,7 +12,7 @@ from gptloom.cli.output import Output
 from gptloom.config.options import JsonOption
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
-from gptloom.observe.terminal import human_bytes
+from gptloom.observe.numbers import human_bytes
 
 # Extra -> (the modules it brings, what they are for), as pyproject.toml has it.
 EXTRAS = {
@@ -34,6 +34,7 @@ def examine(resolved: Resolved[DoctorOptions]) -> dict[str, Any]:
     """The machine (``machine``), its matrix peak in FLOP/s by dtype, extras, compiler path, and suggestions."""
     import torch
 
+    from gptloom.model.dtypes import dtype_name
     from gptloom.observe.machine import find_compiler, machine_info
     from gptloom.train.machine_speed import matrix_peak
     from gptloom.train.precision import choose_device, choose_dtype
@@ -45,7 +46,7 @@ def examine(resolved: Resolved[DoctorOptions]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "machine": machine_info(),
         "device": str(device),
-        "precision": {"dtype": str(dtype).removeprefix("torch."), "reason": reason},
+        "precision": {"dtype": dtype_name(dtype), "reason": reason},
         "matrix_peak": {name: matrix_peak(kind, device) for name, kind in dtypes.items()},
         "extras": {name: all(map(_installed, modules)) for name, (modules, _) in EXTRAS.items()},
         "compiler": compiler and shutil.which(compiler),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gptloom.evaluation.answers import AnswersReport
     from gptloom.evaluation.masked import MaskedScore
     from gptloom.evaluation.perplexity import TextScore
-    from gptloom.model.reference import Resolved as Reference
+    from gptloom.model.reference import Reference
     from gptloom.model.transformer import Transformer
     from gptloom.tokenizer import Tokenizer
 

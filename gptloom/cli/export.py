@@ -40,7 +40,7 @@ def run_export(resolved: Resolved[ExportOptions], out: Output) -> None:
     The result is opened again and its logits are compared with the model's; receipt.json says how far they lie apart.
     What the format cannot express is refused, with every reason.
     """
-    from gptloom.observe.terminal import human_bytes
+    from gptloom.observe.numbers import human_bytes
 
     done = export_one(resolved)
     for line in done.receipt.lines():

@@ -15,12 +15,12 @@ from gptloom.config.resolve import Resolved
 if TYPE_CHECKING:
     from gptloom.stages.finetune.comparison import Comparison
     from gptloom.stages.finetune.result import FinetunedRun
-    from gptloom.stages.finetune.stage import FinetuneDryRun
+    from gptloom.stages.tuning.result import TuningDryRun
 
 
 def finetune(
     base: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any
-) -> FinetunedRun | Comparison | FinetuneDryRun:
+) -> FinetunedRun | Comparison | TuningDryRun:
     """Fine-tunes a pretrained model for a task; the keywords are the options of ``gptloom finetune``.
 
     ``callbacks``: hooks ``f(event, run)``, called with every event after the run's own; "stop" ends the run.

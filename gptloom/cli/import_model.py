@@ -44,7 +44,7 @@ def run_import(resolved: Resolved[ImportOptions], out: Output) -> None:
     The result is opened again and compared with the source as transformers computes it, where that is installed.
     """
     from gptloom.model.counting import count_parameters
-    from gptloom.observe.terminal import human_count
+    from gptloom.observe.numbers import human_count
 
     imported = import_one(resolved)
     parameters = count_parameters(imported.config).total

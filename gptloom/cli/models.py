@@ -22,7 +22,7 @@ from gptloom.config.papers import Paper, paper_of
 from gptloom.config.python import python_function
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved
-from gptloom.observe.terminal import human_bytes, human_count
+from gptloom.observe.numbers import human_bytes, human_count
 
 DISK_BYTES = 4
 """A weight in a model folder: fp32."""

@@ -9,6 +9,7 @@ from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
 from gptloom.cli.stdin import texts_given
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.excerpt import beginning
 from gptloom.config.files import check_new_file
 from gptloom.config.finetune import PredictOptions
 from gptloom.config.python import python_function
@@ -135,8 +136,7 @@ def _cell(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
+    return beginning(printable(" ".join(text.split())), LONGEST_TEXT)
 
 
 # ---- how good the answers are ----------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def run_quickstart(resolved: Resolved[QuickstartOptions], out: Output) -> None:
 
 
 def _show_pipeline(result: Quickstart, out: Output) -> None:
-    from gptloom.observe.terminal import human_time
+    from gptloom.observe.numbers import human_time
 
     out.say()
     out.table(

@@ -15,13 +15,11 @@ from gptloom.config.files import write_text
 from gptloom.config.options import POSITIONAL, JsonOption
 from gptloom.config.python import python_function
 from gptloom.config.resolve import Resolved
+from gptloom.config.run_folder import CHECKPOINTS, STOP
 
 if TYPE_CHECKING:
     from gptloom.observe.lineage import Ancestor
     from gptloom.observe.runs import RunSummary
-
-STOP_FILE = "stop"
-"""The request that a training looks for at each step; ``gptloom.train.run.STOP``, which loads torch."""
 
 
 class RunsOptions(JsonOption):
@@ -53,7 +51,7 @@ def list_all(resolved: Resolved[RunsOptions]) -> list[RunSummary]:
 def run_list(resolved: Resolved[RunsOptions], out: Output) -> None:
     """Lists the runs and how they are doing, the one that moved last first."""
     from gptloom.observe.glossary import written
-    from gptloom.observe.terminal import human_bytes, human_count
+    from gptloom.observe.numbers import human_bytes, human_count
 
     found = list_all(resolved)
     out.document([run.as_json() for run in found])
@@ -91,7 +89,7 @@ def show_one(resolved: Resolved[RunOptions]) -> dict[str, Any]:
     return {
         **summarise(folder, is_locked).as_json(),
         "options": run.config.get("options", {}),
-        "checkpoints": sorted(path.relative_to(folder).as_posix() for path in folder.glob("checkpoints/step-*")),
+        "checkpoints": sorted(path.relative_to(folder).as_posix() for path in (folder / CHECKPOINTS).glob("step-*")),
         "guards": run.of_type("guard"),
         "samples": [event for event in run.of_type("sample") if event["step"] == run.last("sample", "step")],
     }
@@ -99,7 +97,8 @@ def show_one(resolved: Resolved[RunOptions]) -> dict[str, Any]:
 
 def run_show(resolved: Resolved[RunOptions], out: Output) -> None:
     """Shows everything about one run: where it stands, its checkpoints, options that were not defaults, samples."""
-    from gptloom.observe.terminal import event_line, human_bytes
+    from gptloom.observe.numbers import human_bytes
+    from gptloom.observe.progress import event_line
 
     shown = show_one(resolved)
     out.document(shown)
@@ -130,7 +129,8 @@ def follow_one(resolved: Resolved[RunOptions]) -> Iterator[dict[str, Any]]:
 
 def run_follow(resolved: Resolved[RunOptions], out: Output) -> None:
     """Replays a run's progress and then watches it live. Leaving with Ctrl-C does not disturb the run."""
-    from gptloom.observe.terminal import ProgressReader, Terminal, terminal
+    from gptloom.observe.progress import ProgressReader
+    from gptloom.observe.terminal import Terminal, terminal
 
     reader = ProgressReader(terminal if out.as_json else Terminal(out.stdout), everything=True)
     seen = []
@@ -155,8 +155,8 @@ def stop_one(resolved: Resolved[RunOptions]) -> Path:
     if not is_locked(folder):
         what = "nobody works on this run: it was broken off" if state == "running" else f"this run is {state} already"
         raise UserError(Problem(what, str(folder), f"gptloom resume {folder}"))
-    write_text(folder / STOP_FILE, "")
-    return folder / STOP_FILE
+    write_text(folder / STOP, "")
+    return folder / STOP
 
 
 def run_stop(resolved: Resolved[RunOptions], out: Output) -> None:
@@ -230,7 +230,7 @@ def _plain(value: Any) -> str:
 def _age(moment: float | None) -> str | None:
     import time
 
-    from gptloom.observe.terminal import human_time
+    from gptloom.observe.numbers import human_time
 
     return None if moment is None else f"{human_time(max(0.0, time.time() - moment))} ago"
 

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from gptloom.cli.framework import Command
 from gptloom.cli.output import Output
+from gptloom.config.excerpt import beginning
 from gptloom.config.python import call
 from gptloom.config.resolve import Resolved
 from gptloom.config.sft import SftOptions
 
 if TYPE_CHECKING:
     from gptloom.stages.sft.result import SftRun
-    from gptloom.stages.sft.stage import SftDryRun
+    from gptloom.stages.tuning.result import TuningDryRun
 
 
 SHOWN = 3  # prompts with the answers before and after
 WIDTH = 200  # characters of an answer
 
 
-def sft(base: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> SftRun | SftDryRun:
+def sft(base: str | Path, *, callbacks: Sequence[Callable[..., Any]] = (), **options: Any) -> SftRun | TuningDryRun:
     """Tunes a pretrained model on prompts and answers, or conversations; the keywords are the options of ``gptloom sft``.
 
     ``callbacks``: hooks ``f(event, run)``, called with every event after the run's own; "stop" ends the run.
@@ -64,8 +65,7 @@ def show_run(run: SftRun, out: Output) -> None:
 
 def _line(sample: dict[str, Any]) -> str:
     """The beginning of an answer on one line."""
-    text = " ".join(sample["answer"].split())
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+    return beginning(" ".join(sample["answer"].split()), WIDTH)
 
 
 COMMANDS = {"sft": Command(SftOptions, run_sft)}

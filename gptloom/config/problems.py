@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.excerpt import beginning
 
 COMMAND_LINE = "command line"
 
@@ -71,12 +72,8 @@ def _problem(
     if len(details) == 1 and first["type"] == "literal_error" and isinstance(first["input"], str):
         expected = first.get("ctx", {})["expected"].replace("'", "").replace(" or ", ", ")
         mend = nearest(first["input"], expected.split(", "))
-    return Problem(f"{spelled} {_shown(first['input'])} {' and '.join(reasons)}", origins.where(name), mend)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    shown = beginning(repr(first["input"]), 60)
+    return Problem(f"{spelled} {shown} {' and '.join(reasons)}", origins.where(name), mend)
 
 
 def _reason(detail: ErrorDetails) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from gptloom.config.excerpt import beginning
 from gptloom.data.findings import Findings, counted
 from gptloom.data.header import number_of
 from gptloom.data.labels import label_name
@@ -113,7 +114,7 @@ def place_answer(context: str, answer: str, start: Any, where: str, findings: Fi
 
     Finds an answer that does not stand there, and says where it does if there is only one such place.
     """
-    shown = json.dumps(answer if len(answer) <= 40 else answer[:37] + "...", ensure_ascii=False)
+    shown = json.dumps(beginning(answer, 40), ensure_ascii=False)
     times = context.count(answer)
     if start in ("", None):
         if not times:

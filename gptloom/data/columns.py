@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.excerpt import beginning
 from gptloom.config.task import Columns, Task
 from gptloom.data.column_guess import FEW_ROWS, Facts, guess_roles, likely
 from gptloom.data.column_names import INSTRUCTION_NAMES, TEXT_NAMES, plain
@@ -206,5 +207,4 @@ def _looks_like_text(table: Table, task: Task, name: str) -> bool:
 
 
 def _shortened(text: str, limit: int = 70) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
+    return beginning(" ".join(text.split()), limit)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import HeadConfig, TaskConfig
-from gptloom.observe.terminal import human_count
+from gptloom.observe.numbers import human_count
 from gptloom.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from gptloom.model.counting import count_parameters
 from gptloom.model.task_head import TaskModel
 from gptloom.model.transformer import Transformer
 from gptloom.observe.attention_page import Answer, AttentionPage, Expected, Share, ShownToken, check_page_size
-from gptloom.observe.terminal import human_count
+from gptloom.observe.numbers import human_count
 from gptloom.tokenizer.roles import framing
 from gptloom.tokenizer.tokenizer import Tokenizer
 

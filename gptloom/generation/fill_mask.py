@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.excerpt import beginning
 from gptloom.config.model import ModelConfig
 from gptloom.model.attention import Mask
 from gptloom.model.transformer import Transformer
@@ -89,7 +90,7 @@ def _encode(texts: Sequence[str], tokenizer: Tokenizer, context: int) -> list[li
         rows.append(row)
         if tokenizer.mask_id not in ids:
             example = f'write {mask} where a word is missing: "The capital of {mask} is Paris."'
-            problems.append(Problem(f"there is no {mask} in {_shortened(text)!r}", where, example))
+            problems.append(Problem(f"there is no {mask} in {beginning(text, 60)!r}", where, example))
         if len(row) > context:
             around = f", {len(row) - len(ids)} of them around the text" if len(row) > len(ids) else ""
             what = f"the text makes {len(row):,} tokens{around}; this model's context is {context:,}"
@@ -97,10 +98,6 @@ def _encode(texts: Sequence[str], tokenizer: Tokenizer, context: int) -> list[li
     if problems:
         raise UserError(*problems)
     return rows
-
-
-def _shortened(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[:length] + "…"
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

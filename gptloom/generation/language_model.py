@@ -15,7 +15,8 @@ from gptloom.config.generate import SamplingOptions
 from gptloom.generation.beam import beam_search
 from gptloom.generation.engine import Engine
 from gptloom.generation.requests import Event, FinishReason, Generated
-from gptloom.generation.weights import DTYPES, InferenceModel, Precision, prepare
+from gptloom.generation.weights import InferenceModel, Precision, prepare
+from gptloom.model.dtypes import PRECISIONS, dtype_name
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import Tokenizer
 
@@ -100,7 +101,7 @@ class LanguageModel:
         self.slots = slots
         self.folder_stop_ids = frozenset(stop_ids)
         self.stop_ids = self.folder_stop_ids | {tokenizer.eot_id}
-        own = next(name for name, dtype in DTYPES.items() if dtype == model.head_weight.dtype)
+        own = PRECISIONS[dtype_name(model.head_weight.dtype)]
         self._precision: Precision = precision or own  # type: ignore[assignment]
         self._compile = compile
         self._asked = 0  # tokens asked for in single rows so far

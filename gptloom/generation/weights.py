@@ -24,11 +24,11 @@ from gptloom.model.attention import LayerCache, Sight
 from gptloom.model.block import Block
 from gptloom.model.cache import BUCKET, KVCache
 from gptloom.model.counting import count_parameters
+from gptloom.model.dtypes import DTYPES
 from gptloom.model.transformer import Transformer, softcap
 from gptloom.observe.machine import find_compiler, has_fast_bf16
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COMPILE_PARAMETERS = 30_000_000  # below, weights stay in the processor's cache and reading them costs little
 COMPILE_TOKENS = 2_000  # what compiling costs, tens of seconds, is won back after about this many tokens of one row
 INT8_ROWS = 16  # up to this many rows the packed int8 product is used, beyond it weights are widened first

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.config.task import HeadConfig
 from gptloom.interop.companions import LABELS, generation_of, source_tokenizer, take_along
 from gptloom.interop.hub import tokenizer_folder
@@ -26,20 +27,11 @@ from gptloom.model.folder import CONFIG_FILE, read_json, write_json
 from gptloom.model.layouts import layout_for
 from gptloom.model.layouts.task_heads import TaskClass
 from gptloom.model.lora import add_lora, merge_lora
-from gptloom.model.reference import ADAPTER_CONFIG, Resolved, path_of
-from gptloom.model.store import (
-    LINEAGE_FILE,
-    content_hash,
-    load_model,
-    own_task,
-    read_chat,
-    read_config,
-    read_lineage,
-    save_model,
-)
+from gptloom.model.reference import ADAPTER_CONFIG, Reference, path_of
+from gptloom.model.store import content_hash, load_model, own_task, read_chat, read_config, read_lineage, save_model
 from gptloom.model.transformer import Transformer
 
-Resolve = Callable[[str], Resolved]
+Resolve = Callable[[str], Reference]
 _made: dict[tuple[tuple[str, int], ...], Path] = {}  # the files of adapter and base, with their times -> the model
 
 
@@ -87,7 +79,7 @@ def merged_model(adapter: Path, base: Path) -> tuple[Transformer, ModelConfig]:
     return model.requires_grad_(True).eval(), config
 
 
-def base_of(adapter: Path, resolve: Resolve) -> Resolved:
+def base_of(adapter: Path, resolve: Resolve) -> Reference:
     """The trained model that ``adapter`` belongs on: by a path from the adapter's folder, from here, or by a hub's name.
 
     Raises:
@@ -141,7 +133,7 @@ def _is_here(text: str) -> bool:
     return path is not None and path.is_dir()
 
 
-def _trained(reference: str, resolve: Resolve, where: str) -> Resolved:
+def _trained(reference: str, resolve: Resolve, where: str) -> Reference:
     """What a reference names; adapters on adapters are refused, for one may lead back to another."""
     path = path_of(reference)
     if path is not None and (path / ADAPTER_CONFIG).is_file():
@@ -184,7 +176,7 @@ def _lineage(adapter: Path, base: Path) -> dict[str, Any]:
     return {**own, "parents": [{**one, "path": str((adapter / one["path"]).resolve())} for one in own["parents"]]}
 
 
-def _write(adapter: Path, source: Resolved, result: Path) -> None:
+def _write(adapter: Path, source: Reference, result: Path) -> None:
     base, words = source.path, tokenizer_folder(source)
     assert base is not None
     model, config = merged_model(adapter, base)

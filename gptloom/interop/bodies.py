@@ -13,6 +13,7 @@ from torch import Tensor
 
 import gptloom
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.config.task import HeadConfig, TaskConfig
 from gptloom.interop.foreign import DROPOUTS, FAMILY, HALF, ForeignConfig, ForeignModel, suggested_pooling
 from gptloom.interop.hub import PREFIX, find_source, resolve_model, tokenizer_folder
@@ -20,8 +21,8 @@ from gptloom.interop.witness import quiet
 from gptloom.model.checksum import file_sum
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import LAYOUTS
-from gptloom.model.reference import Resolved
-from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION, read_lineage
+from gptloom.model.reference import Reference
+from gptloom.model.store import LINEAGE_VERSION, read_lineage
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.terminal import say
@@ -55,7 +56,7 @@ def is_foreign(folder: Path) -> bool:
 
 
 def open_foreign(
-    reference: str | Path | Resolved,
+    reference: str | Path | Reference,
     *,
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype = torch.float32,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from gptloom.generation.chat import ChatModel
 from gptloom.interop.open import load
-from gptloom.model.reference import Resolved
+from gptloom.model.reference import Reference
 
 
 def open_chat(
-    reference: str | Path | Resolved,
+    reference: str | Path | Reference,
     *,
     device: str = "auto",
     precision: str = "auto",

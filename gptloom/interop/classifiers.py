@@ -12,13 +12,13 @@ from gptloom.interop import open as models
 from gptloom.interop.bodies import is_foreign, open_foreign
 from gptloom.interop.hub import resolve_model
 from gptloom.model.folder import CONFIG_FILE
-from gptloom.model.reference import Resolved
+from gptloom.model.reference import Reference
 from gptloom.model.store import own_task, read_task
 from gptloom.train.precision import choose_device, choose_dtype
 
 
 def load(
-    reference: str | Path | Resolved,
+    reference: str | Path | Reference,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -53,7 +53,7 @@ def load(
     return models.load(found, device=device, precision=precision, untrained=untrained, compile=compile, slots=slots)
 
 
-def open_classifier(reference: str | Path | Resolved, *, device: str = "auto", precision: str = "auto") -> Classifier:
+def open_classifier(reference: str | Path | Reference, *, device: str = "auto", precision: str = "auto") -> Classifier:
     """The classifier of a fine-tuned run or model folder.
 
     Raises:
@@ -73,7 +73,7 @@ def open_classifier(reference: str | Path | Resolved, *, device: str = "auto", p
     return Classifier(model, tokenizer, task)
 
 
-def task_of(reference: str | Path | Resolved) -> TaskConfig:
+def task_of(reference: str | Path | Reference) -> TaskConfig:
     """What a model was fine-tuned for, without reading its weights; raises as ``open_classifier``."""
     found = resolve_model(reference)
     task = _task_of(found.path)

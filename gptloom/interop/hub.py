@@ -17,7 +17,7 @@ from pathlib import Path
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import is_preset
 from gptloom.model.folder import CONFIG_FILE, CONVERT, PICKLES, refuse_pickle
-from gptloom.model.reference import Resolved, is_adapter, path_of, resolve_reference
+from gptloom.model.reference import Reference, is_adapter, path_of, resolve_reference
 from gptloom.observe.terminal import terminal
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
@@ -43,7 +43,7 @@ class Source:
     revision: str | None = None
 
 
-def resolve_model(reference: str | Path | Resolved) -> Resolved:
+def resolve_model(reference: str | Path | Reference) -> Reference:
     """What a model reference names, ``hf:`` included; what that stands for is fetched to this machine.
 
     An adapter stands for its base with it merged in: a folder of this process, which goes with it. What was resolved
@@ -53,18 +53,18 @@ def resolve_model(reference: str | Path | Resolved) -> Resolved:
         UserError: nothing is called that, or it cannot be had: see ``find_source``, ``resolve_reference`` and, for
             adapters, ``merged_folder``.
     """
-    if isinstance(reference, Resolved):
+    if isinstance(reference, Reference):
         return reference
     name = str(reference)
-    found = Resolved("model", find_source(name).folder) if name.startswith(PREFIX) else resolve_reference(name)
+    found = Reference("model", find_source(name).folder) if name.startswith(PREFIX) else resolve_reference(name)
     if found.path is not None and is_adapter(found.path):
         from gptloom.interop.adapter import merged_folder  # takes torch, which most who ask for a name do without
 
-        found = Resolved("model", merged_folder(found.path, resolve_model))
+        found = Reference("model", merged_folder(found.path, resolve_model))
     return replace(found, name=name)
 
 
-def tokenizer_folder(model: Resolved) -> Path:
+def tokenizer_folder(model: Reference) -> Path:
     """Where the tokenizer of a model on disk lies; a run's checkpoints may leave it to the run."""
     assert model.path is not None
     if model.run is not None and not (model.path / TOKENIZER_FILE).is_file():

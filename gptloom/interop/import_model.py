@@ -17,6 +17,7 @@ from torch import Tensor
 from gptloom.config.doors import StoredDtype
 from gptloom.config.errors import Problem, UserError, VerificationError
 from gptloom.config.model import ModelConfig
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.interop.companions import generation_of, source_tokenizer, take_along
 from gptloom.interop.export.target import DTYPE_NAMES, ROUNDING, TORCH_DTYPES, Float16Weights
 from gptloom.interop.hub import Source
@@ -24,7 +25,7 @@ from gptloom.interop.outputs import in_the_way, no_room, result_folder, taken
 from gptloom.interop.receipt import Receipt, compare, compare_rounded, fixed_prompts, write_receipt
 from gptloom.interop.witness import OurModel, reference_of
 from gptloom.model.folder import CONFIG_FILE, free_name, read_json, write_json
-from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_chat, read_config, save_model
+from gptloom.model.store import content_hash, own_task, read_chat, read_config, save_model
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import Tokenizer

@@ -20,14 +20,15 @@ from gptloom.generation.weights import Precision
 from gptloom.interop.companions import stop_ids
 from gptloom.interop.hub import resolve_model, tokenizer_folder
 from gptloom.model.counting import count_parameters
-from gptloom.model.reference import Resolved
+from gptloom.model.dtypes import DTYPES
+from gptloom.model.reference import Reference
 from gptloom.model.store import check_vocabulary, load_model, read_chat, read_config, read_lineage
 from gptloom.model.transformer import Transformer
 from gptloom.observe.machine import has_fast_bf16
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.tokenizer import Tokenizer
 from gptloom.tokenizer.train import train_tokenizer
-from gptloom.train.precision import DTYPES, choose_device
+from gptloom.train.precision import choose_device
 
 BF16_PARAMETERS = 30_000_000  # below, a model is fast enough in fp32
 
@@ -82,7 +83,7 @@ class OpenedModel(LanguageModel):
 
 
 def load(
-    reference: str | Path | Resolved,
+    reference: str | Path | Reference,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -119,7 +120,7 @@ def load(
 
 
 def open_model(
-    reference: str | Path | Resolved, *, device: str = "auto", precision: str = "auto", untrained: bool = False
+    reference: str | Path | Reference, *, device: str = "auto", precision: str = "auto", untrained: bool = False
 ) -> tuple[Transformer, Tokenizer]:
     """The model itself, causal or not, in evaluation mode, and its tokenizer; as ``load``, which says the rest.
 
@@ -129,7 +130,7 @@ def open_model(
     return _open(_resolve(reference, precision, untrained), device, precision)
 
 
-def _resolve(reference: str | Path | Resolved, precision: str, untrained: bool) -> Resolved:
+def _resolve(reference: str | Path | Reference, precision: str, untrained: bool) -> Reference:
     """What the reference names; what can be wrong with the arguments is found out first."""
     if precision not in get_args(GenerationPrecision):
         raise UserError(Problem(f"no precision {precision!r}", mend=nearest(precision, get_args(GenerationPrecision))))
@@ -138,7 +139,7 @@ def _resolve(reference: str | Path | Resolved, precision: str, untrained: bool) 
     return resolved
 
 
-def _open(resolved: Resolved, device: str, precision: str) -> tuple[Transformer, Tokenizer]:
+def _open(resolved: Reference, device: str, precision: str) -> tuple[Transformer, Tokenizer]:
     place = choose_device(device)
     if resolved.path is None:
         model, tokenizer = _untrained(resolved)
@@ -150,7 +151,7 @@ def _open(resolved: Resolved, device: str, precision: str) -> tuple[Transformer,
     return model, tokenizer
 
 
-def _check_untrained(resolved: Resolved, untrained: bool) -> None:
+def _check_untrained(resolved: Reference, untrained: bool) -> None:
     if resolved.kind == "preset" and not untrained:
         name = resolved.preset
         mend = f"gptloom pretrain --model {name} --data FILE --out runs/{name}   (or --untrained: random weights)"
@@ -167,7 +168,7 @@ def _dtype(precision: str, place: torch.device, config: ModelConfig) -> torch.dt
     return DTYPES.get(precision, torch.float32)
 
 
-def trained(reference: str | Resolved, mend: str) -> tuple[Path, Tokenizer]:
+def trained(reference: str | Reference, mend: str) -> tuple[Path, Tokenizer]:
     """The folder of the model that is to read texts, as ``--model`` names it, and its tokenizer.
 
     Raises:
@@ -179,7 +180,7 @@ def trained(reference: str | Resolved, mend: str) -> tuple[Path, Tokenizer]:
     return resolved.path, load_tokenizer(tokenizer_folder(resolved))
 
 
-def _untrained(resolved: Resolved) -> tuple[Transformer, Tokenizer]:
+def _untrained(resolved: Reference) -> tuple[Transformer, Tokenizer]:
     assert resolved.preset is not None
     fields, published = preset(resolved.preset), preset_tokenizer(resolved.preset)
     if published is not None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.interop.receipt import RECEIPT_FILE
 from gptloom.model.folder import holds_something, replaced_folder
-from gptloom.model.store import LINEAGE_FILE
-from gptloom.observe.terminal import human_bytes
+from gptloom.observe.numbers import human_bytes
 from gptloom.train.disk import free_bytes
 
 

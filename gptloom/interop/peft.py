@@ -18,6 +18,7 @@ from torch import Tensor
 from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.config.task import TaskConfig
 from gptloom.interop.peft_config import read_description
 from gptloom.interop.peft_names import Place, modules_of, places, short_names
@@ -25,7 +26,7 @@ from gptloom.model.folder import PICKLES, refuse_pickle, replaced_folder, write_
 from gptloom.model.layouts import layout_for
 from gptloom.model.lora import PARTS, TARGETS, LoraConfig, is_lora
 from gptloom.model.reference import ADAPTER_CONFIG
-from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION
+from gptloom.model.store import LINEAGE_VERSION
 from gptloom.model.transformer import Transformer
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors

@@ -17,7 +17,7 @@ from gptloom.interop.hub import resolve_model
 from gptloom.interop.open import open_model
 from gptloom.interop.witness import quiet
 from gptloom.model.store import own_task, read_task
-from gptloom.observe.terminal import human_count
+from gptloom.observe.numbers import human_count
 from gptloom.tokenizer.tokenizer import Tokenizer
 from gptloom.train.precision import choose_device
 

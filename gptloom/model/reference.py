@@ -11,16 +11,16 @@ from typing import Literal
 
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.config.model import FAMILIES, SIZES, is_preset, presets
+from gptloom.config.run_folder import CHECKPOINTS, FINAL, MODEL, STATE
 from gptloom.model.folder import CONFIG_FILE, PICKLES, refuse_pickle
-from gptloom.observe.runs import no_single_run
+from gptloom.observe.runs import is_run, no_single_run
 
 RUNS = Path("runs")
 ADAPTER_CONFIG = "adapter_config.json"
-STATE_FILE, CHECKPOINTS, MODEL, FINAL = "state.json", "checkpoints", "model", "final"
 
 
 @dataclass(frozen=True)
-class Resolved:
+class Reference:
     """What a reference names.
 
     Attributes:
@@ -41,7 +41,7 @@ class Resolved:
     name: str = field(default="", compare=False)
 
 
-def resolve_reference(text: str) -> Resolved:
+def resolve_reference(text: str) -> Reference:
     """Finds what ``text`` names. An existing path wins over a preset of the same name.
 
     A run stands for its ``final/``, else its best, else its last checkpoint; ``@500``, ``@best`` and ``@last`` choose
@@ -61,7 +61,7 @@ def resolve_reference(text: str) -> Resolved:
         if run is not None and run.is_dir():
             return _at(run, which)
     if is_preset(text):
-        return Resolved("preset", preset=text)
+        return Reference("preset", preset=text)
     raise UserError(_unknown(text))
 
 
@@ -80,16 +80,14 @@ def finished_checkpoints(run: Path) -> dict[int, Path]:
     found = {}
     for path in (run / CHECKPOINTS).glob("step-*"):
         step = path.name.removeprefix("step-")
-        if step.isdigit() and (path / STATE_FILE).is_file():
+        if step.isdigit() and (path / STATE).is_file():
             found[int(step)] = path
     return dict(sorted(found.items()))
 
 
-def is_run(folder: Path) -> bool:
-    """Whether ``folder`` is a run's (a checkpoint has a state.json as well, but its model lies in it)."""
-    if any((folder / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG)) or (folder / MODEL).is_dir():
-        return False
-    return any((folder / name).exists() for name in (STATE_FILE, CHECKPOINTS, FINAL))
+def _is_run(folder: Path) -> bool:
+    """Whether ``folder`` is a run, or the part of one that holds its weights."""
+    return is_run(folder) or any((folder / name).is_dir() for name in (CHECKPOINTS, FINAL))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -97,25 +95,25 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG_FILE).is_file()
 
 
-def _of_folder(folder: Path) -> Resolved:
+def _of_folder(folder: Path) -> Reference:
     if (folder / CONFIG_FILE).is_file():
-        return Resolved("model", folder)
+        return Reference("model", folder)
     if (folder / MODEL / CONFIG_FILE).is_file():
-        if not (folder / STATE_FILE).is_file():
-            raise UserError(Problem(f"an unfinished checkpoint: it has no {STATE_FILE}", str(folder)))
-        return Resolved("model", folder / MODEL)
+        if not (folder / STATE).is_file():
+            raise UserError(Problem(f"an unfinished checkpoint: it has no {STATE}", str(folder)))
+        return Reference("model", folder / MODEL)
     if is_adapter(folder):
-        return Resolved("adapter", folder)
-    if not is_run(folder):
+        return Reference("adapter", folder)
+    if not _is_run(folder):
         if compared := no_single_run(folder):
             raise UserError(compared)
         pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise refuse_pickle(pickles[0])
-        what = f"neither a model folder (it has no {CONFIG_FILE}) nor a run (no {STATE_FILE})"
+        what = f"neither a model folder (it has no {CONFIG_FILE}) nor a run (no {STATE})"
         raise UserError(Problem(what, str(folder), _nearest_run(str(folder))))
     if (folder / FINAL / CONFIG_FILE).is_file():
-        return Resolved("run", folder / FINAL, folder)
+        return Reference("run", folder / FINAL, folder)
     found = finished_checkpoints(folder)
     if not found:
         raise UserError(Problem("the run has saved no weights yet", str(folder), f"gptloom resume {folder}"))
@@ -123,8 +121,8 @@ def _of_folder(folder: Path) -> Resolved:
     return _checkpoint(folder, best if best in found else max(found))
 
 
-def _at(run: Path, which: str) -> Resolved:
-    if not is_run(run):
+def _at(run: Path, which: str) -> Reference:
+    if not _is_run(run):
         raise UserError(Problem(f"@{which} chooses a checkpoint of a run, and this is no run folder", str(run)))
     found = finished_checkpoints(run)
     kept = "kept: " + ", ".join(f"@{step}" for step in found) if found else "it keeps none"
@@ -143,12 +141,12 @@ def _at(run: Path, which: str) -> Resolved:
     raise UserError(Problem(f"there is no checkpoint @{which}{expected}", str(run), kept))
 
 
-def _checkpoint(run: Path, step: int) -> Resolved:
-    return Resolved("run", finished_checkpoints(run)[step] / MODEL, run, step)
+def _checkpoint(run: Path, step: int) -> Reference:
+    return Reference("run", finished_checkpoints(run)[step] / MODEL, run, step)
 
 
 def _best_step(run: Path) -> int | None:
-    path = run / STATE_FILE
+    path = run / STATE
     if not path.is_file():
         return None
     try:
@@ -174,7 +172,7 @@ def _unknown(text: str) -> Problem:
 
 def _nearest_run(text: str) -> str:
     """The names near ``text`` among the presets and the runs here; of a run its own name counts, wherever one looked."""
-    runs = [path.as_posix() for path in sorted(RUNS.glob("*")) if is_run(path)]
+    runs = [path.as_posix() for path in sorted(RUNS.glob("*")) if _is_run(path)]
     shown = {name: name for name in (*presets(), *SIZES, *FAMILIES)} | {Path(run).name: run for run in runs}
     close = difflib.get_close_matches(Path(text.rpartition("@")[0] or text).name, shown, cutoff=0.6)
     if close:

@@ -18,7 +18,9 @@ import gptloom
 from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.model import ModelConfig
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.config.task import TaskConfig
+from gptloom.model.dtypes import dtype_name
 from gptloom.model.folder import CONFIG_FILE, read_json, replaced_folder, write_json
 from gptloom.model.layouts import layout_for, layout_of
 from gptloom.model.layouts.layout import TRAINING_FIELDS
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from gptloom.tokenizer.tokenizer import Tokenizer
 
 GENERATION_FILE = "generation_config.json"
-LINEAGE_FILE = "gptloom.json"
 LINEAGE_VERSION = 1
 SHARD_BYTES = 5_000_000_000
 Described = TypeVar("Described", bound=BaseModel)
@@ -122,7 +123,7 @@ def write_description(
     if tokenizer is not None and chat is not None:  # an answer ends there, a text at the end-of-text
         ends = dict.fromkeys([tokenizer.special_tokens[chat.end], tokenizer.eot_id])
         ids["eos_token_id"] = [token for token in ends if token in tokenizer.special_tokens.values()]
-    raw = layout_for(config).to_config(config, str(dtype).removeprefix("torch."), eot_id, pad_id, task)
+    raw = layout_for(config).to_config(config, dtype_name(dtype), eot_id, pad_id, task)
     write_json(folder / CONFIG_FILE, raw)
     write_json(folder / GENERATION_FILE, {k: v for k, v in ids.items() if v is not None} | dict(generation or {}))
     write_json(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
-from gptloom.observe.terminal import human_bytes
+from gptloom.observe.numbers import human_bytes
 
 PAGE_BYTES = 20_000_000
 _HALF_BYTES = 2 * 4 / 3  # a float16 in base64

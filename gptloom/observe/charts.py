@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gptloom.observe.curves import Band, Point
-from gptloom.observe.terminal import human_count
+from gptloom.config.excerpt import beginning
+from gptloom.observe.curves import Expected, Point
+from gptloom.observe.numbers import human_count
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 26
 """Room around the plotting area for the labels of the axes."""
@@ -35,7 +36,7 @@ def line_chart(
     *,
     width: int = 720,
     height: int = 300,
-    band: Sequence[Band] = (),
+    band: Sequence[Expected] = (),
 ) -> str:
     """An ``<svg>`` of the lines over tokens, with gridlines and labels; ``label`` says for a screen reader what it is.
 
@@ -85,7 +86,7 @@ def bar_chart(bars: Sequence[Bar], label: str, *, width: int = 720) -> str:
     parts = [f'<svg viewBox="0 0 {width} {ROW * len(bars)}" role="img" aria-label="{escape(label)}">']
     for number, bar in enumerate(bars):
         x, y = float(left), ROW * number
-        shown = bar.label if len(bar.label) <= LONGEST_LABEL else f"{bar.label[: LONGEST_LABEL - 1]}…"
+        shown = beginning(bar.label, LONGEST_LABEL)
         parts.append(f'<text class="tick" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(shown)}</text>')
         for name, length in bar.pieces:
             title = f"<title>{escape(bar.label)}: {escape(name)} {seconds(length)}</title>"
@@ -150,7 +151,7 @@ def _curve(line: Line, place: Place) -> str:
     return drawn
 
 
-def _band(band: Sequence[Band], place: Place) -> str:
+def _band(band: Sequence[Expected], place: Place) -> str:
     if not band:
         return ""
     half = 4.0 if len(band) == 1 else 0.0

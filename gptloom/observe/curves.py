@@ -9,7 +9,7 @@ from typing import Any
 
 Event = dict[str, Any]
 Point = tuple[float, float]
-Band = tuple[float, float, float]
+Expected = tuple[float, float, float]
 """After so many tokens: the lowest and the highest value expected."""
 
 
@@ -113,6 +113,6 @@ def visible_range(*curves: Sequence[Point]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def expected_band(config: dict[str, Any]) -> list[Band]:
+def expected_band(config: dict[str, Any]) -> list[Expected]:
     """The validation loss a recipe expects, ``band: [[tokens, lowest, highest], ...]`` of config.yaml; empty without."""
     return sorted((float(tokens), float(low), float(high)) for tokens, low, high in config.get("band") or [])

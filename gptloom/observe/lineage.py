@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.run_folder import LINEAGE_FILE
 
-CARD = "gptloom.json"
 ContentHash = Callable[[Path], str]
 """The identity of the weights in a model folder: ``gptloom.model.store.content_hash``."""
 
@@ -38,8 +38,8 @@ def lineage(folder: Path, content_hash: ContentHash) -> Ancestor:
 
     A parent that is gone, was changed since, or is its own ancestor stays in the tree with a note and ends its branch.
     """
-    if not (folder / CARD).is_file():
-        raise UserError(Problem(f"no {CARD} here, so where this model comes from is not known", str(folder)))
+    if not (folder / LINEAGE_FILE).is_file():
+        raise UserError(Problem(f"no {LINEAGE_FILE} here, so where this model comes from is not known", str(folder)))
     return _ancestor(folder, content_hash(folder), content_hash, frozenset())
 
 
@@ -72,7 +72,7 @@ def _ancestor(folder: Path, recorded: str, content_hash: ContentHash, below: fro
     now = content_hash(folder)
     if now != recorded:
         return Ancestor(folder, recorded, {}, f"changed since: now {now[:12]}")
-    record = _read_record(folder / CARD)
+    record = _read_record(folder / LINEAGE_FILE)
     parents = [
         _ancestor(Path(os.path.normpath(folder / parent["path"])), parent["hash"], content_hash, below | {recorded})
         for parent in record.get("parents") or []

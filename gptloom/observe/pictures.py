@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.observe.curves import Band, Curves, smooth, visible_range
-from gptloom.observe.terminal import human_count
+from gptloom.observe.curves import Curves, Expected, smooth, visible_range
+from gptloom.observe.numbers import human_count
 
 INK, FAINT, GRID = "#26292e", "#80868f", "#e6e8eb"
 TRAIN, VALID, EXPECTED = "#3b6fb6", "#d1603d", "#5a9e6f"
@@ -33,7 +33,7 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def draw_loss(events: Sequence[dict[str, Any]], path: Path, *, title: str, band: Sequence[Band] = ()) -> None:
+def draw_loss(events: Sequence[dict[str, Any]], path: Path, *, title: str, band: Sequence[Expected] = ()) -> None:
     """Draws training loss (as it was and smoothed), validation loss and learning rate over tokens into ``path``.
 
     ``band`` shades the validation loss that the run's recipe expects. Raises UserError without matplotlib.
@@ -56,7 +56,7 @@ def draw_loss(events: Sequence[dict[str, Any]], path: Path, *, title: str, band:
     save(figure, path)
 
 
-def _draw_curves(axes: Any, curves: Curves, band: Sequence[Band]) -> None:
+def _draw_curves(axes: Any, curves: Curves, band: Sequence[Expected]) -> None:
     if len(band) == 1:
         [(tokens, low, high)] = band
         middle = (low + high) / 2

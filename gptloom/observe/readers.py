@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.files import write_text
+from gptloom.config.run_folder import EVENTS
 from gptloom.observe.events import read_events
 
 Event = dict[str, Any]
@@ -81,7 +84,7 @@ class CsvReader:
     LEAD = ("step", "time", "attempt")
 
     def __init__(self, run_folder: Path) -> None:
-        self._log = run_folder / "events.jsonl"
+        self._log = run_folder / EVENTS
         self._folder = run_folder / "csv"
         self._columns: dict[str, list[str]] = {}
 
@@ -111,10 +114,11 @@ class CsvReader:
         rows = [self._row(event) for event in read_events(self._log) if event["type"] == type]
         self._columns[type] = list(dict.fromkeys([*self.LEAD, *(name for row in rows for name in row)]))
         self._folder.mkdir(exist_ok=True)
-        with self._path(type).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns[type])
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self._columns[type])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self._path(type), table.getvalue())
 
 
 class WandbReader:

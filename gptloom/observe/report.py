@@ -15,11 +15,11 @@ from gptloom.config.files import write_text
 from gptloom.observe.charts import Line, legend, line_chart
 from gptloom.observe.curves import Curves, Point, expected_band, shown_loss, smooth, thin, visible_range
 from gptloom.observe.glossary import higher_is_better, main_metrics, written
+from gptloom.observe.numbers import human_bytes, human_count, human_time
 from gptloom.observe.page import metric_name, section, table
 from gptloom.observe.runs import BROKEN_OFF, IsLocked, RunFiles, read_run, state_of
 from gptloom.observe.sft_section import sft_section
 from gptloom.observe.task_section import task_section
-from gptloom.observe.terminal import human_bytes, human_count, human_time
 from gptloom.observe.times import time_section
 
 MOMENTS = 6

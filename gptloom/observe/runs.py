@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import Problem, UserError, nearest
+from gptloom.config.run_folder import COMPARISON, CONFIG, EVENTS, FINAL, LINEAGE_FILE, METRICS, MODEL, STATE
 from gptloom.observe.events import read_events, tail_events
 
 Event = dict[str, Any]
@@ -18,8 +19,6 @@ IsLocked = Callable[[Path], bool]
 """Whether a live process holds the lock of a run folder."""
 
 BROKEN_OFF = "broken off"
-COMPARISON = "comparison.json"
-"""What makes a folder a comparison of fine-tunings, with a run for each method and seed below it."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +74,25 @@ class RunSummary:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run: an event log or a state file lies in it (a checkpoint's stands beside ``model/``)."""
-    return any((folder / name).is_file() for name in ("events.jsonl", "state.json")) and not (folder / "model").exists()
+    return any((folder / name).is_file() for name in (EVENTS, STATE)) and not (folder / MODEL).exists()
+
+
+def check_run(folder: Path) -> None:
+    """UserError where a folder is no run: what it is instead, and the runs beside it."""
+    if not is_run(folder):
+        raise UserError(_no_run(folder))
 
 
 def read_run(folder: Path) -> RunFiles:
     """Reads everything small in a run folder. Raises UserError when it is no run, naming runs beside it that are."""
-    if not is_run(folder):
-        raise UserError(_no_run(folder))
+    check_run(folder)
     return RunFiles(
         folder=folder,
-        events=read_events(folder / "events.jsonl"),
-        config=_read_yaml(folder / "config.yaml"),
-        state=_read_json(folder / "state.json"),
-        card=_read_json(folder / "final" / "gptloom.json"),
-        scores=_read_json(folder / "metrics.json"),
+        events=read_events(folder / EVENTS),
+        config=_read_yaml(folder / CONFIG),
+        state=_read_json(folder / STATE),
+        card=_read_json(folder / FINAL / LINEAGE_FILE),
+        scores=_read_json(folder / METRICS),
     )
 
 
@@ -160,9 +164,8 @@ def follow_events(folder: Path, is_locked: IsLocked, poll: float = 0.2) -> Itera
 
     Raises UserError when the folder is no run.
     """
-    if not is_run(folder):
-        raise UserError(_no_run(folder))
-    log = folder / "events.jsonl"
+    check_run(folder)
+    log = folder / EVENTS
     ends_to_pass = [event["type"] for event in read_events(log)].count("end")  # of attempts that were since resumed
     for event in tail_events(log, poll, stop=lambda: not is_locked(folder)):
         yield event
@@ -174,10 +177,11 @@ def follow_events(folder: Path, is_locked: IsLocked, poll: float = 0.2) -> Itera
 
 def no_single_run(folder: Path) -> Problem | None:
     """Why the folder of a comparison of runs is not taken for a run or a model; None where it is no comparison."""
-    if not (folder / COMPARISON).is_file():
+    compared = folder / COMPARISON
+    if not compared.with_suffix(".json").is_file():
         return None
     runs = ", ".join(run.as_posix() for run in find_runs(folder))
-    what = f"a comparison of several runs: {(folder / 'comparison.md').as_posix()} shows what they came to"
+    what = f"a comparison of several runs: {compared.with_suffix('.md').as_posix()} shows what they came to"
     return Problem(what, str(folder), f"name one of them: {runs}" if runs else None)
 
 
@@ -185,7 +189,7 @@ def _no_run(folder: Path) -> Problem:
     if compared := no_single_run(folder):
         return compared
     if folder.is_dir():
-        what = "no run: neither events.jsonl nor state.json lies in this folder"
+        what = f"no run: neither {EVENTS} nor {STATE} lies in this folder"
     else:
         what = "no such run folder"
     beside = [str(run) for run in find_runs(folder.parent)] if folder.parent.is_dir() else []

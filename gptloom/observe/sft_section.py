@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from gptloom.config.excerpt import beginning
 from gptloom.observe.glossary import written
 from gptloom.observe.page import table
 
@@ -24,7 +25,7 @@ def sft_section(figures: dict[str, Any]) -> str:
     for name, whose in SMOKES.items():
         if name in after:
             pairs = zip(before[name]["samples"], after[name]["samples"], strict=True)
-            shown = [(beginning(new["prompt"]), _answer(old), _answer(new)) for old, new in pairs]
+            shown = [(beginning(new["prompt"], LONGEST_ANSWER), _answer(old), _answer(new)) for old, new in pairs]
             parts.append(
                 f"<h3>The same {whose} prompts, before and after</h3>{table(('prompt', 'base', 'tuned'), shown)}"
             )
@@ -56,13 +57,8 @@ def smoke_warnings(after: dict[str, Any]) -> list[str]:
     return [after[name]["warning"] for name in SMOKES if after.get(name, {}).get("warning")]
 
 
-def beginning(text: str) -> str:
-    """The beginning of a text for a cell."""
-    return text if len(text) <= LONGEST_ANSWER else text[: LONGEST_ANSWER - 1] + "…"
-
-
 def _answer(sample: dict[str, Any]) -> str:
-    return beginning(sample["answer"]) + ("" if sample["stopped"] else " [does not end]")
+    return beginning(sample["answer"], LONGEST_ANSWER) + ("" if sample["stopped"] else " [does not end]")
 
 
 def _answers(task: str, before: dict[str, Any], after: dict[str, Any]) -> str:

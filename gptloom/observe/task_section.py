@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
+from gptloom.config.excerpt import beginning
 from gptloom.observe.glossary import written
 from gptloom.observe.page import metric_name, table
 
@@ -98,7 +99,7 @@ def commonest_confusions(
 def _mistakes(name: str, scores: Scores) -> str:
     rows = [
         (
-            " / ".join(_short(text) for text in mistake["texts"]),
+            " / ".join(beginning(text, LONGEST_TEXT) for text in mistake["texts"]),
             mistake["truth"],
             mistake["answer"],
             None if mistake.get("confidence") is None else written("accuracy", mistake["confidence"]),
@@ -112,7 +113,3 @@ def _mistakes(name: str, scores: Scores) -> str:
     kind = "the most confident mistakes" if any(row[3] for row in rows) else "farthest off"  # scores have no confidence
     title = f"<h3>{escape(name)}: {kind}</h3>"
     return f'{title}<div class="mistakes">{table(head, rows, right=[3])}</div>'
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"

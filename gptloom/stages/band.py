@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gptloom.observe.terminal import human_count, say
+from gptloom.observe.curves import Expected
+from gptloom.observe.numbers import human_count
+from gptloom.observe.terminal import say
 from gptloom.train.run import Run
 
-Row = tuple[float, float, float]  # tokens, lowest and highest validation loss
 
-
-def expected(band: Sequence[Row], tokens: int) -> tuple[float, float] | None:
+def expected(band: Sequence[Expected], tokens: int) -> tuple[float, float] | None:
     """The lowest and highest loss at ``tokens``, between rows by a straight line; None outside the rows (1 % allowed)."""
     for (t0, low0, high0), (t1, low1, high1) in zip(band, [*band[1:], band[-1]], strict=True):
         if t0 * 0.99 <= tokens <= t1 * 1.01:
@@ -23,7 +23,7 @@ def expected(band: Sequence[Row], tokens: int) -> tuple[float, float] | None:
 class Band:
     """A hook: compares every evaluation with the recipe's band and says at the end how it went."""
 
-    def __init__(self, band: Sequence[Row], recipe: str) -> None:
+    def __init__(self, band: Sequence[Expected], recipe: str) -> None:
         self.band, self.recipe = sorted(band), recipe
         self.verdict = ""
 

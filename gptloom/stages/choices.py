@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.excerpt import beginning
 from gptloom.config.model import OWN_FAMILIES, ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.problems import flag
@@ -225,7 +226,7 @@ def check_samples(options: PretrainOptions, config: ModelConfig, tokenizer: Toke
     """UserError for prompts that are too long, or have no mask where masked words are learned."""
     problems = []
     for prompt in options.sample:
-        shown = repr(prompt if len(prompt) <= 40 else prompt[:40] + "...")
+        shown = repr(beginning(prompt, 40))
         masked = options.objective == "masked"
         ids = tokenizer.encode(prompt, special=masked)
         if masked and tokenizer.mask_id not in ids:

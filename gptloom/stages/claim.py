@@ -7,8 +7,9 @@ from pathlib import Path
 from types import TracebackType
 
 from gptloom.config.errors import UserError
+from gptloom.config.run_folder import EVENTS
 from gptloom.train.lock import RunLock
-from gptloom.train.run import EVENTS, prepare_folder
+from gptloom.train.run import prepare_folder
 
 
 class Claim:

@@ -19,11 +19,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.model.reference import FINAL, MODEL, finished_checkpoints
+from gptloom.config.run_folder import EVENTS, FINAL, MODEL, STATE
+from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import load_model, read_config
 from gptloom.observe.events import read_events
-from gptloom.train.checkpoint import OPTIMIZER, STATE
-from gptloom.train.run import EVENTS, read_state
+from gptloom.train.checkpoint import OPTIMIZER
+from gptloom.train.run import read_state
 
 Event = dict[str, Any]
 NUMBERS = ("step", "steps", "begin", "tokens", "best_step", "best_value", "stale_evaluations", "valid_loss")

@@ -22,6 +22,7 @@ from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.problems import flag
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, idle
+from gptloom.config.run_folder import STATE
 from gptloom.config.signals import signals_named
 from gptloom.data.reading import check_encoding
 from gptloom.model.layouts import layout_for
@@ -46,12 +47,12 @@ from gptloom.stages.choices import (
 )
 from gptloom.stages.derive import choose_optimizer
 from gptloom.stages.preflight import want_compile
-from gptloom.stages.text import TRAINED_KINDS, check_reading
+from gptloom.stages.text import check_reading
+from gptloom.tokenizer.train import TRAINED_KINDS
 from gptloom.train.launch import check_gpus
 from gptloom.train.lock import is_locked
 from gptloom.train.parallel import check_heads, check_world
 from gptloom.train.precision import choose_device
-from gptloom.train.run import STATE
 from gptloom.train.world import World
 
 Asked = Resolved[PretrainOptions]
@@ -113,7 +114,7 @@ def _about_text(asked: Asked) -> Iterator[Problem]:
             yield Problem(what, mend=f"cat > text.txt, then --{name} text.txt")
     yield from _said_by(partial(check_encoding, options.encoding))
     yield from _said_by(partial(check_reading, asked))
-    trained_here = options.tokenizer in (None, "bpe", *TRAINED_KINDS)
+    trained_here = options.tokenizer in (None, *TRAINED_KINDS)
     if options.vocab_size is not None and options.base is None and not trained_here:
         what = "--vocab-size is for tokenizers trained here; this one has its own"
         yield Problem(what, f"--tokenizer {options.tokenizer}", LEAVE_OUT)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gptloom.config.model import OWN_FAMILIES, ModelConfig, family_presets, preset
 from gptloom.data.step_sizes import StepSizes
 from gptloom.model.counting import count_parameters, training_flops_per_token
-from gptloom.observe.terminal import human_count, human_time
+from gptloom.observe.numbers import human_count, human_time
 
 AIM_MINUTES = 10.0
 AIM_PASSES = 4.0

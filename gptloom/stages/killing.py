@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from gptloom.config.errors import Problem
-from gptloom.model.reference import CHECKPOINTS, FINAL, finished_checkpoints
+from gptloom.config.run_folder import CHECKPOINTS, EVENTS, FINAL, STATE
+from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.events import read_events
-from gptloom.train.run import EVENTS, STATE, read_state
+from gptloom.stages.processes import descendants, kill_process
+from gptloom.train.run import read_state
 
 Phase = Literal["preparing", "loading", "training", "evaluating", "sampling", "saving", "finishing", "ending"]
 TELLING = ("start", "train", "evaluate", "sample", "checkpoint", "end")  # events after which it is known what comes
@@ -93,13 +94,13 @@ class Attempt:
         if self._process.poll() is None:
             self._halt()  # so that it starts no more while its own are looked for
             for pid in (*self.workers, self._process.pid):
-                _kill(pid)
+                kill_process(pid)
             self._process.wait()
 
     @property
     def workers(self) -> list[int]:
         """The processes that it has started, and they in turn."""
-        return _descendants(self._process.pid)
+        return descendants(self._process.pid)
 
     def send(self, number: int) -> None:
         """A signal to the process that was started, and not to what it has started."""
@@ -226,38 +227,3 @@ class Attempt:
 
     def _last_words(self) -> str:
         return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-
-
-def _kill(pid: int) -> None:
-    if sys.platform == "win32":
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(pid)], capture_output=True, check=False)
-    else:
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            os.kill(pid, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    """The processes that ``pid`` has started, and those that they have: a training's workers are no group of its own."""
-    if sys.platform == "win32":  # taskkill finds them
-        return []
-    children: dict[int, list[int]] = {}
-    for child, parent in _family():
-        children.setdefault(parent, []).append(child)
-    found = [pid]
-    for known in found:
-        found += children.get(known, [])
-    return found[1:]
-
-
-def _family() -> Iterator[tuple[int, int]]:
-    """(process, its parent) of every process."""
-    if Path("/proc/self/stat").exists():
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it has ended
-                after_name = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-                yield int(stat.parent.name), int(after_name.split()[1])
-        return
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
-    for line in listed.stdout.splitlines():
-        child, parent = line.split()
-        yield int(child), int(parent)

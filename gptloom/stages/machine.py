@@ -13,8 +13,9 @@ from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import Resolved
 from gptloom.observe.machine import cores
-from gptloom.observe.terminal import human_bytes, say
-from gptloom.stages.preflight import check_disk, checkpoint_bytes, device_memory, training_memory
+from gptloom.observe.numbers import human_bytes
+from gptloom.observe.terminal import say
+from gptloom.stages.preflight import check_disk, checkpoint_bytes, device_memory, too_little_memory, training_memory
 from gptloom.train.machine_speed import matrix_peak
 from gptloom.train.memory import keep_freed_memory, return_freed_memory
 from gptloom.train.parallel import Parallel, Strategy, check_world
@@ -106,9 +107,8 @@ def check_room(options: PretrainOptions, config: ModelConfig, machine: Machine, 
     """UserError when memory or disk are too small for a run that goes on, saying what would fit."""
     needed, there = process_memory(options, config, machine), device_memory(machine.device, machine.world.local_size)
     if there is not None and needed > there:
-        what = f"this training needs {human_bytes(needed)} of memory in a process, which has {human_bytes(there)}"
-        fitting = list(_what_fits(options, config, machine))
-        raise UserError(Problem(what, str(folder), ", or ".join(fitting) or "a machine with more memory"))
+        ways = list(_what_fits(options, config, machine)) or ["a machine with more memory"]
+        raise too_little_memory(needed, there, ways, str(folder))
     check_disk(folder, checkpoint_bytes(config) * checkpoints)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,32 +17,14 @@ from gptloom.data.batch import Batch
 from gptloom.model.counting import count_parameters
 from gptloom.model.transformer import Transformer
 from gptloom.observe.machine import memory
-from gptloom.observe.terminal import human_bytes, human_count, human_time
+from gptloom.observe.numbers import human_bytes
 from gptloom.train.compiling import can_compile, compile_blocks, uncompile
 from gptloom.train.objective import Objective
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.out_of_memory import is_out_of_memory
 from gptloom.train.parallel import Parallel
 
-DAY = 24 * 3600.0
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run will take on this machine."""
-
-    parameters: int
-    tokens: int
-    passes: float
-    memory: int  # bytes
-    disk: int  # bytes
-    seconds: float
-
-    def sentence(self) -> str:
-        return (
-            f"{human_count(self.parameters)} parameters · {human_count(self.tokens)} tokens ({self.passes:.1f} passes) · "
-            f"{human_bytes(self.memory)} memory · {human_bytes(self.disk)} disk · about {human_time(self.seconds)}"
-        )
+OVERHEAD = 400 * 2**20  # bytes: the interpreter and its libraries
 
 
 def training_memory(
@@ -50,17 +32,19 @@ def training_memory(
     micro_tokens: int,
     dtype: torch.dtype,
     *,
+    trained: int | None = None,
     parts: int = 1,
     tensor: int = 1,
     recompute: bool = False,
 ) -> int:
     """Bytes of one process: masters, gradients and two moments in fp32, a compute copy, one micro-batch's activations.
 
-    ``parts``: into how many the parameters are cut; what is gathered of them at a time, a block and the embeddings, comes
-    on top. ``tensor``: processes that share each layer's activations. ``recompute``: kept is each block's input only.
+    ``trained``: so many parameters are (default: all); the others have neither gradients nor moments. ``parts``: into how
+    many the parameters are cut; what is gathered of them at a time, a block and the embeddings, comes on top. ``tensor``:
+    processes that share each layer's activations. ``recompute``: kept is each block's input only.
     """
     n = count_parameters(config).total
-    weights = 16 * n // parts
+    weights = (4 * n + 12 * (n if trained is None else trained)) // parts
     if parts == 1:
         weights += dtype.itemsize * n if dtype.itemsize < 4 else 0
     else:
@@ -69,7 +53,7 @@ def training_memory(
             embeddings + 2 * (n - embeddings) // config.n_layer
         ) // tensor  # a block, and the next one on its way
         weights += gathered * (dtype.itemsize + 4)  # with gradients
-    return weights + micro_tokens * activation_bytes(config, dtype, tensor=tensor, recompute=recompute) + 400 * 2**20
+    return weights + micro_tokens * activation_bytes(config, dtype, tensor=tensor, recompute=recompute) + OVERHEAD
 
 
 def activation_bytes(config: ModelConfig, dtype: torch.dtype, *, tensor: int = 1, recompute: bool = False) -> int:
@@ -110,8 +94,13 @@ def check_memory(
         levers.insert(0, f"--strategy fsdp on {parts} such processes or more")
     if training_memory(config, micro_tokens, dtype, recompute=True) <= there:
         levers.insert(0, "--recompute")
+    raise too_little_memory(needed, there, levers)
+
+
+def too_little_memory(needed: int, there: int, ways: Sequence[str], where: str | None = None) -> UserError:
+    """What to say where a process needs more bytes than are ``there``, with ``ways`` to train all the same."""
     what = f"this training needs {human_bytes(needed)} of memory in a process, which has {human_bytes(there)}"
-    raise UserError(Problem(what, mend=", or ".join(levers)))
+    return UserError(Problem(what, where, ", or ".join(ways)))
 
 
 def check_disk(folder: Path, needed: int) -> None:

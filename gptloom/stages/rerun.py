@@ -11,24 +11,26 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import OutputOptions, option_fields
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.resolve import DERIVED, Resolved, resolve
+from gptloom.config.run_folder import CONFIG, DATA, EVENTS, MODEL
 from gptloom.config.verify import RerunOptions
 from gptloom.data.built import read_manifest
-from gptloom.model.reference import finished_checkpoints, is_run
+from gptloom.model.dtypes import PRECISIONS
+from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import content_hash, read_config, read_lineage
 from gptloom.observe.events import read_events
-from gptloom.stages.architecture import SHAPE
+from gptloom.observe.runs import check_run
+from gptloom.stages.architecture import SHAPE, open_base
 from gptloom.stages.compare_runs import Comparison, Part, compare_runs
 from gptloom.stages.joining import speaks
-from gptloom.stages.on_disk import CONFIG, command_of
-from gptloom.stages.pretrain import open_base, pretrain
+from gptloom.stages.on_disk import command_of
+from gptloom.stages.pretrain import pretrain
 from gptloom.stages.task import data_identity, stored_options
-from gptloom.stages.text import DATA, read_text
+from gptloom.stages.text import read_text
 from gptloom.stages.trained import TrainedRun
-from gptloom.train.checkpoint import MODEL, read_checkpoint
+from gptloom.train.checkpoint import read_checkpoint
 from gptloom.train.reproducible import differences
-from gptloom.train.run import EVENTS, RunState, read_state
+from gptloom.train.run import RunState, read_state
 
-PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 # Where bits cannot agree, training is chaotic: weights part within some hundred steps, losses stay together. These are
 # the largest relative differences of a loss that are put down to rounding.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-2, "float16": 1e-2}
@@ -84,8 +86,7 @@ class Record:
     @classmethod
     def read(cls, folder: Path) -> Record:
         """UserError when the folder is no finished run, or no single training leads to where it ended."""
-        if not folder.is_dir() or not is_run(folder):
-            raise UserError(Problem("not a run folder", str(folder), "gptloom runs"))
+        check_run(folder)
         if command_of(folder) not in (None, "pretrain"):
             mend = f"repeat it by its own command with another --out; {folder / CONFIG} has its options"
             raise UserError(Problem("the tuning of a model is not repeated from its folder", str(folder), mend))

@@ -11,31 +11,33 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import DurabilityOptions, ParallelOptions, option_fields
 from gptloom.config.pretrain import PretrainOptions, ResumeOptions
 from gptloom.config.resolve import Resolved, resolve, write_config
+from gptloom.config.run_folder import CHECKPOINTS, CONFIG, DATA, EVENTS, MODEL, TOKENIZER
 from gptloom.data.built import check_tokenizer
-from gptloom.model.reference import finished_checkpoints, is_run
+from gptloom.model.dtypes import PRECISIONS
+from gptloom.model.reference import finished_checkpoints
 from gptloom.model.store import read_config as read_model_config
 from gptloom.model.store import read_lineage
 from gptloom.observe.events import read_events
+from gptloom.observe.runs import check_run
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
 from gptloom.stages.derive import Steps, count_steps
 from gptloom.stages.goal import training_batches
 from gptloom.stages.joining import asks_for_processes, join_training, launched
 from gptloom.stages.machine import check_room, use_machine
-from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.pretrain import train_in
 from gptloom.stages.settings import loop_settings, schedule_of, step_sizes
 from gptloom.stages.task import Task, band_of, data_identity, open_task, stored_options
-from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
+from gptloom.stages.text import reopen_shards
 from gptloom.stages.trained import TrainedRun
 from gptloom.stages.training import checkpoint_facts, start
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.train.agreement import check_shared_folder
 from gptloom.train.assemble import empty_model
-from gptloom.train.checkpoint import FOLDER, MODEL, newest_sound, read_checkpoint
+from gptloom.train.checkpoint import newest_sound, read_checkpoint
 from gptloom.train.lock import RunLock
 from gptloom.train.rollback import not_taken_back
-from gptloom.train.run import EVENTS, Hook, Run, RunState, read_state, take_lock
+from gptloom.train.run import Hook, Run, RunState, read_state, take_lock
 from gptloom.train.world import World
 
 
@@ -51,8 +53,7 @@ def resume(
     checkpoint, or there is nothing left to do.
     """
     folder = Path(resolved.options.run)
-    if not folder.is_dir() or not is_run(folder):
-        raise UserError(Problem("not a run folder", str(folder), "gptloom runs"))
+    check_run(folder)
     options = _as_asked(stored_options(folder), resolved).options
     if asks_for_processes(options):
         return launched("resume", resolved, options, str(folder), callbacks)
@@ -88,7 +89,7 @@ def _go_on(
 ) -> TrainedRun:
     folder = Path(resolved.options.run)
     check_shared_folder(world, folder)
-    if not world.first_does(lambda: bool(list((folder / FOLDER).glob("step-*")))):
+    if not world.first_does(lambda: bool(list((folder / CHECKPOINTS).glob("step-*")))):
         say("the run was broken off before its first checkpoint: it starts again")
         again = _from_the_start(stored_options(folder), resolved, folder)
         lock.release()  # the claim on the emptied folder takes its own
@@ -105,7 +106,7 @@ def _go_on(
     if plan["extended"] is not None:
         stored = _extended(stored, Steps(plan["steps"], plan["extended"]))
     asked = _as_asked(stored, resolved)
-    options = asked.options.model_copy(update={"precision": _precision_of(document)})
+    options = asked.options.model_copy(update={"precision": PRECISIONS[document["facts"]["precision"]]})
     machine = use_machine(options, world)
     task = replace(open_task(folder, machine, plan["found"]), resolved=asked)
     world.first_does(lambda: _compare_with(document["facts"], task, folder))
@@ -224,10 +225,6 @@ def _where_to_go_on(options: PretrainOptions, before: RunState, steps: Steps, ke
             return at, before.begin
     say(f"a new warm-up and decay over the steps {last} to {steps.steps}")
     return last, last
-
-
-def _precision_of(document: dict[str, Any]) -> str:
-    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[document["facts"]["precision"]]
 
 
 def _compare_with(facts: dict[str, Any], task: Task, folder: Path) -> None:

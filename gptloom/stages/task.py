@@ -15,26 +15,25 @@ from gptloom.config.model import ModelConfig
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved, read_config
+from gptloom.config.run_folder import CONFIG, DATA, EVENTS, TOKENIZER
 from gptloom.data.batch import Batch
 from gptloom.data.built import TrainingShards
 from gptloom.data.ordered import OrderedBatches
 from gptloom.model.counting import count_parameters
 from gptloom.model.stored_weights import StoredWeights
 from gptloom.model.transformer import Transformer
+from gptloom.observe.curves import Expected
 from gptloom.observe.events import read_events
 from gptloom.stages.architecture import SHAPE, fields_of, named_preset
-from gptloom.stages.band import Row
 from gptloom.stages.goal import held_out_batches, objective_for, training_batches
 from gptloom.stages.machine import Machine, spread
-from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.settings import step_sizes
-from gptloom.stages.text import DATA, TOKENIZER, reopen_shards
+from gptloom.stages.text import reopen_shards
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.train.assemble import fresh_model, model_from
 from gptloom.train.objective import Objective
 from gptloom.train.parallel import Parallel, check_heads, check_rows
-from gptloom.train.run import EVENTS
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Task:
     data_hash: str | None
 
     @property
-    def band(self) -> Sequence[Row]:
+    def band(self) -> Sequence[Expected]:
         """Validation losses to expect, of the recipe."""
         return band_of(self.resolved.options)
 
@@ -119,7 +118,7 @@ def stored_options(folder: Path) -> Resolved[PretrainOptions]:
     return Resolved.from_dict(PretrainOptions, read_config(folder / CONFIG), str(folder / CONFIG))
 
 
-def band_of(options: PretrainOptions) -> Sequence[Row]:
+def band_of(options: PretrainOptions) -> Sequence[Expected]:
     """The validation losses that the recipe tells to expect."""
     return load_recipe(options.recipe).band if options.recipe else ()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,7 @@ from gptloom.data.instruction_detection import refuse_instructions
 from gptloom.data.split import TRAIN
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
-from gptloom.tokenizer.train import train_tokenizer
-
-TRAINED_KINDS = ("wordpiece", "chars", "bytes", "words")
-TOKENIZER, DATA = "tokenizer", "data"
-Progress = Callable[[int, int], None]
+from gptloom.tokenizer.train import TRAINED_KINDS, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def choose_tokenizer(
         return load_tokenizer(base), resolved
     usual = "wordpiece" if options.objective == "masked" else "bpe"
     kind = options.tokenizer or usual
-    if kind != "bpe" and kind not in TRAINED_KINDS:
+    if kind not in TRAINED_KINDS:
         if options.vocab_size is not None:
             what = "--vocab-size is for tokenizers trained here; this one has its own"
             raise UserError(Problem(what, f"--tokenizer {kind}", "leave it out"))
@@ -113,7 +108,7 @@ def choose_tokenizer(
     return tokenizer, resolved
 
 
-def open_shards_of(text: Text, tokenizer: Tokenizer, folder: Path, progress: Progress | None) -> TrainingShards:
+def open_shards_of(text: Text, tokenizer: Tokenizer, folder: Path) -> TrainingShards:
     """The token shards of a run: built into ``folder`` (going on where that was broken off), or those that were named."""
     if text.shards is not None:
         shards = text.shards

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,21 +13,25 @@ import torch
 
 import gptloom
 from gptloom.config.generate import SamplingOptions
+from gptloom.config.run_folder import EVENTS, FINAL
 from gptloom.data.batch import Batch
 from gptloom.evaluation.perplexity import id_bytes
 from gptloom.generation.fill_mask import fill_masks
 from gptloom.generation.language_model import LanguageModel
 from gptloom.generation.plain import write_plainly
 from gptloom.model.counting import count_parameters
+from gptloom.model.dtypes import dtype_name
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.observe.machine import machine_info
+from gptloom.observe.progress import ProgressReader
 from gptloom.observe.readers import make_readers
-from gptloom.observe.terminal import ProgressReader, say
+from gptloom.observe.terminal import say
 from gptloom.stages.band import Band
 from gptloom.stages.goal import knowing_nothing
 from gptloom.stages.levers import find_levers
 from gptloom.stages.machine import Machine
+from gptloom.stages.on_disk import relative_path
 from gptloom.stages.settings import optimizer_settings
 from gptloom.stages.task import Task, data_identity
 from gptloom.tokenizer import Tokenizer
@@ -42,12 +45,11 @@ from gptloom.train.optimizers import Optimizer
 from gptloom.train.out_of_memory import Levers, halvings, rows_of_a_pass
 from gptloom.train.reproducible import record
 from gptloom.train.rollback import WayBack
-from gptloom.train.run import EVENTS, Hook, Run
+from gptloom.train.run import Hook, Run
 from gptloom.train.saver import Saver
 from gptloom.train.timing import Timing
 from gptloom.train.validation import Validation, validate
 
-FINAL = "final"
 Reader = Callable[[dict[str, Any]], None]
 
 
@@ -70,7 +72,7 @@ def start(
         "parameters": count_parameters(task.config).total,
         "tokens_per_step": task.batches.tokens_per_step,
         "context": task.config.context,
-        "precision": str(task.dtype).removeprefix("torch."),
+        "precision": dtype_name(task.dtype),
         "processes": parallel.world.size,
         "parallel": parallel.sentence(),
         "machine": machine_info(run.path),
@@ -148,7 +150,7 @@ def checkpoint_facts(task: Task) -> dict[str, Any]:
         "torch": torch.__version__,
         "gptloom": gptloom.__version__,
         "compile": bool(task.resolved.options.compile),
-        "precision": str(task.dtype).removeprefix("torch."),
+        "precision": dtype_name(task.dtype),
         "processes": task.parallel.world.size,
         "parallel": task.parallel.sentence(),
         "tokenizer": task.tokenizer.hash,
@@ -161,7 +163,7 @@ def describe(task: Task, run: Run, folder: Path) -> About:
     state = run.state
     lineage = {
         "stage": "pretrain",
-        "parents": [{**parent, "path": os.path.relpath(parent["path"], folder)} for parent in task.parents],
+        "parents": [{**parent, "path": relative_path(parent["path"], folder)} for parent in task.parents],
         "run": run.path.name,
         "step": state.step,
         "tokens": state.tokens,
@@ -194,10 +196,8 @@ def _validator(task: Task) -> Callable[[Run], Validation]:
 
 
 @torch.no_grad()
-def describe_worst(
-    run: Run, objective: Objective, tokenizer: Tokenizer, batch: Batch, rows: int = 3, characters: int = 150
-) -> str:
-    """The rows of a batch that the model finds hardest, with their losses, as text cut to ``characters`` each."""
+def describe_worst(run: Run, objective: Objective, tokenizer: Tokenizer, batch: Batch) -> str:
+    """The three rows of a batch that the model finds hardest, with their losses and the beginnings of their texts."""
     assert isinstance(run.model, Transformer)
     run.model.eval()
     losses = []
@@ -205,8 +205,8 @@ def describe_worst(
         counts, sums = objective.count(row), objective.loss(run.model, row.to(run.device))
         losses.append(sum(float(sums[term]) / counts[term] for term in sums if counts[term]))
     hardest = sorted(range(len(losses)), key=lambda row: losses[row] if math.isfinite(losses[row]) else math.inf)
-    texts = {row: tokenizer.decode(batch.ids[row].tolist()) for row in hardest[::-1][:rows]}
-    return "\n".join(f"row {row}, loss {losses[row]:.3f}: {text[:characters]!r}" for row, text in texts.items())
+    texts = {row: tokenizer.decode(batch.ids[row].tolist()) for row in hardest[::-1][:3]}
+    return "\n".join(f"row {row}, loss {losses[row]:.3f}: {text[:150]!r}" for row, text in texts.items())
 
 
 def filled(model: Transformer, tokenizer: Tokenizer, text: str) -> str:

@@ -20,13 +20,15 @@ from gptloom.config.files import write_text
 from gptloom.config.problems import flag
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import Resolved
+from gptloom.config.run_folder import EVENTS
 from gptloom.config.verify import VerifyResumeOptions
+from gptloom.data.findings import counted
 from gptloom.data.python_corpus import DOCUMENT_SEPARATOR, build_python_corpus
 from gptloom.observe.events import read_events
-from gptloom.observe.terminal import human_time, say
+from gptloom.observe.numbers import human_time
+from gptloom.observe.terminal import say
 from gptloom.stages.compare_runs import TENSORS, Comparison, compare_runs
 from gptloom.stages.killing import Attempt, AttemptFailed, Kill, Moment, Phase
-from gptloom.train.run import EVENTS
 
 # In which order kills are given a phase of their own; those beyond fall at random. Preparing and finishing come last:
 # there is less to get wrong there.
@@ -234,13 +236,13 @@ def verify_resume(resolved: Resolved[VerifyResumeOptions]) -> Verified:
 def prove(trial: Trial, options: VerifyResumeOptions, before: int, after: int) -> Proof:
     """One pair: the undisturbed run, the killed one, and how they compare."""
     tolerance = 0.0 if before == after else RELATIVE[options.optimizer, options.precision]
-    say(f"{trial.steps} steps on {_counted(before)}, undisturbed")
+    say(f"{trial.steps} steps on {counted(before, 'process', 'processes')}, undisturbed")
     try:
         straight = trial.straight(before)
     except AttemptFailed as failed:
         return Proof(before, after, [], None, tolerance, str(failed))
     say(f"  took {human_time(straight.seconds)}")
-    say(f"the same, killed and resumed on {_counted(after)}")
+    say(f"the same, killed and resumed on {counted(after, 'process', 'processes')}")
     moments = trial.plan(options.kills, straight, random.Random(options.seed))
     done = trial.killed(f"killed-{before}-{after}", before, after, moments)
     comparison = compare_runs(done.run, straight.run) if done.fault is None else None
@@ -289,7 +291,3 @@ def _python_text(path: Path) -> Path:
         chosen.append(documents.pop(0))
     write_text(path, "\n".join(chosen))
     return path
-
-
-def _counted(processes: int) -> str:
-    return "1 process" if processes == 1 else f"{processes} processes"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.run_folder import CHECKPOINTS, MODEL, STATE
 from gptloom.model.checksum import ALGORITHM, file_sum
 from gptloom.model.reference import finished_checkpoints
 from gptloom.model.weight_files import SHARDS, WeightFiles
@@ -30,7 +31,6 @@ from gptloom.train.sharded_checkpoint import fill
 from gptloom.train.world import World
 
 VERSION = 3  # 1 and 2, of one process and of several, had checksums by sha256
-FOLDER, STATE, MODEL = "checkpoints", "state.json", "model"
 OPTIMIZER, OPTIMIZER_PIECES = "optimizer.safetensors", "optimizer"
 KNOWN = {"version", "run", "guard", "loss_scale", "facts", "sha256", ALGORITHM}  # what state.json has besides
 SEAL = "seal"  # of state.json: the sha256 of all else in it
@@ -64,7 +64,7 @@ def newest_sound(run: Path, world: World | None = None) -> tuple[int, Path, Docu
     """
     world = world or World()
     problems: list[Problem] = []
-    for path in [run / FOLDER / name for name in world.share(_by_age(run))]:
+    for path in [run / CHECKPOINTS / name for name in world.share(_by_age(run))]:
         document, found = _examine(path, world)
         if not found:
             return int(path.name.removeprefix("step-")), path, document, problems
@@ -76,7 +76,7 @@ def newest_sound(run: Path, world: World | None = None) -> tuple[int, Path, Docu
 
 def _by_age(run: Path) -> list[str]:
     """The names of all checkpoints, also those that have lost their state.json, the newest first."""
-    names = [path.name for path in (run / FOLDER).glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    names = [path.name for path in (run / CHECKPOINTS).glob("step-*") if path.name.removeprefix("step-").isdigit()]
     return sorted(names, key=lambda name: int(name.removeprefix("step-")), reverse=True)
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from gptloom.config.errors import EndedElsewhere, Problem, UserError
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.events import EventLog
-from gptloom.observe.terminal import human_bytes, human_time, say
+from gptloom.observe.numbers import human_bytes, human_time
+from gptloom.observe.terminal import say
 
 if TYPE_CHECKING:
     from gptloom.train.run import Run

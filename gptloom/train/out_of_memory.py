@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.observe.terminal import human_bytes
+from gptloom.observe.numbers import human_bytes
 from gptloom.train.run import Run
 
 Result = TypeVar("Result")

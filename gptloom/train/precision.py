@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.model.dtypes import DTYPES
 from gptloom.observe.machine import has_fast_bf16
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:

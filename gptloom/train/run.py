@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
+from gptloom.config.run_folder import EVENTS, STATE, STOP
 from gptloom.config.signals import signals_named
 from gptloom.observe.events import EventLog, next_attempt
 from gptloom.train.disk import REASON, DiskFull, PatientLog, unless_full
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from gptloom.train.rollback import WayBack
 
 VERSION = 1
-STATE, EVENTS, STOP = "state.json", "events.jsonl", "stop"
 Hook = Callable[[dict[str, Any], "Run"], str | None]
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptloom.config.run_folder import CHECKPOINTS, MODEL
 from gptloom.model.store import save_model
 from gptloom.model.stored_weights import StoredWeights
-from gptloom.train.checkpoint import FOLDER, MODEL, masters_state, name_of
+from gptloom.train.checkpoint import masters_state, name_of
 from gptloom.train.disk import Room, is_full, unless_full
 from gptloom.train.form import About
 from gptloom.train.run import Run
@@ -56,12 +57,12 @@ class Saver:
 
     def save(self, run: Run) -> None:
         """Begins the checkpoint of the present step, unless there is one; all processes together."""
-        target = run.path / FOLDER / name_of(run.state.step)
+        target = run.path / CHECKPOINTS / name_of(run.state.step)
         if self._save is not None and self._save.snapshot.target == target:
             return
         self.settle(run, wait=True)
         self.deleted()  # its room may be needed now
-        if run.world.first_does(lambda: _stands(target)):
+        if not run.world.first_does(lambda: _clear_way(target)):
             return
         begun = time.perf_counter()
         snapshot = take_snapshot(run, target, self._describe(run, target / MODEL), self._shares)
@@ -94,7 +95,7 @@ class Saver:
             "checkpoint",
             sync=True,
             step=save.snapshot.document["run"]["step"],
-            path=f"{FOLDER}/{save.snapshot.target.name}",
+            path=f"{CHECKPOINTS}/{save.snapshot.target.name}",
             kind="last",
             seconds=now - save.begun,
             pause=save.pause + now - resumed if self._aside else now - save.begun,
@@ -147,9 +148,10 @@ class Saver:
         room.found()
 
 
-def _stands(target: Path) -> bool:
+def _clear_way(target: Path) -> bool:
+    """Removes what broken-off saves have left beside a checkpoint; False where it stands already."""
     clear_leftovers(target.parent)
-    return target.exists()
+    return not target.exists()
 
 
 def _delete_all(folders: list[Path]) -> None:
@@ -161,7 +163,7 @@ def _write_model(run: Run, folder: Path, about: About) -> None:
     if run.world.size == 1:
         run.form.write(folder, masters_state(run), about)
         return
-    checkpoint = run.path / FOLDER / name_of(run.state.step)
+    checkpoint = run.path / CHECKPOINTS / name_of(run.state.step)
     with StoredWeights(checkpoint / MODEL, about.config) as weights:
         save_model(folder, weights, about.config, tokenizer=about.tokenizer, lineage=about.lineage)
 

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from gptloom.model.dtypes import dtype_name
 from gptloom.model.weight_files import OFFSETS, PLACES
 from gptloom.model.weight_writer import write_tensors
 from gptloom.train.parallel import local
@@ -58,7 +59,7 @@ def _as_json(plan: SavePlan) -> list[list[Any]]:
             list(item.tensor_data.chunk.offsets),
             list(item.tensor_data.chunk.sizes),
             list(item.tensor_data.size),
-            str(item.tensor_data.properties.dtype).removeprefix("torch."),
+            dtype_name(item.tensor_data.properties.dtype),
         ]
         for item in plan.items
         if item.tensor_data is not None and item.tensor_data.chunk.sizes.numel() > 0

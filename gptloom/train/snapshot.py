@@ -18,20 +18,11 @@ import torch
 from torch import Tensor
 
 from gptloom.config.files import write_text
+from gptloom.config.run_folder import MODEL, STATE
 from gptloom.model.checksum import ALGORITHM, file_sum
 from gptloom.model.store import write_description
 from gptloom.model.weight_writer import write_tensors
-from gptloom.train.checkpoint import (
-    MODEL,
-    OPTIMIZER,
-    OPTIMIZER_PIECES,
-    SEAL,
-    STATE,
-    VERSION,
-    masters_state,
-    seal,
-    sync,
-)
+from gptloom.train.checkpoint import OPTIMIZER, OPTIMIZER_PIECES, SEAL, VERSION, masters_state, seal, sync
 from gptloom.train.form import About, Form
 from gptloom.train.run import Run
 from gptloom.train.sharded_checkpoint import Piece, pieces_of, share_out, write_pieces

@@ -10,11 +10,10 @@ import pytest
 
 import gptloom
 from gptloom.cli.main import main
-from gptloom.cli.runs import STOP_FILE
 from gptloom.config.errors import UserError
+from gptloom.config.run_folder import STOP
 from gptloom.observe.events import EventLog
 from gptloom.train.lock import RunLock
-from gptloom.train.run import STOP
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -72,7 +71,6 @@ def test_follow_replays_a_run_and_says_that_nobody_works_on_it(plays: Path, caps
 
 
 def test_stop_leaves_a_request_only_where_somebody_works(plays: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert STOP_FILE == STOP
     code, _, err = run(capsys, "stop", str(plays))
     assert code == 2 and "broken off" in err and not (plays / STOP).exists()
     lock = RunLock(plays)

@@ -17,9 +17,10 @@ from gptloom.config.model import FAMILIES, ModelConfig, family_presets, preset, 
 from gptloom.config.papers import papers
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe, resolve_with_recipe
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.model.counting import count_parameters
 from gptloom.model.layouts import layout_for
-from gptloom.model.store import LINEAGE_FILE, save_model
+from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 
 # Published counts, or by the formula 12 L d^2 + 13 L d + (V + T) d + 2 d of GPT-2 and GPT-3.

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from gptloom.train.run import STOP, read_state
+from gptloom.config.run_folder import STOP
+from gptloom.train.run import read_state
 
 pytestmark = pytest.mark.slow
 

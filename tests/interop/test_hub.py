@@ -17,7 +17,7 @@ import gptloom
 from gptloom.config.errors import UserError
 from gptloom.interop import hub
 from gptloom.interop.hub import Source, find_source, resolve_model
-from gptloom.model.reference import Resolved
+from gptloom.model.reference import Reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -110,7 +110,7 @@ def test_a_name_is_fetched_without_pickles_and_once(served: type[Hub], monkeypat
     assert (source.name, source.revision, source.folder.name) == ("good/model", COMMIT, COMMIT)
     found = {path.relative_to(source.folder).as_posix() for path in source.folder.rglob("*") if path.is_file()}
     assert found == {"config.json", "model.safetensors", "additional_chat_templates/tools.jinja"}
-    assert resolve_model("hf:good/model@v1") == Resolved("model", source.folder)
+    assert resolve_model("hf:good/model@v1") == Reference("model", source.folder)
     fetched = [path for path in served.asked if path.endswith("model.safetensors")]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
@@ -177,7 +177,7 @@ def test_a_folder_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "there is no config.json" in refusal("hf:good/model")
     (folder / "config.json").write_text("{}", encoding="utf-8")
     assert find_source("hf:good/model") == Source(folder, "good/model") == find_source("good/model")
-    assert resolve_model("hf:./good/model") == Resolved("model", folder)
+    assert resolve_model("hf:./good/model") == Reference("model", folder)
 
 
 @pytest.mark.parametrize(

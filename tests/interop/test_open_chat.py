@@ -11,11 +11,12 @@ import gptloom
 from gptloom.config.chat import ChatFormat
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.data.render import Renderer
 from gptloom.data.templates import built_in
 from gptloom.generation.chat import ChatModel
 from gptloom.interop.chat import open_chat
-from gptloom.model.store import LINEAGE_FILE, save_model
+from gptloom.model.store import save_model
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer.tokenizer import Tokenizer
 from gptloom.tokenizer.train import train_tokenizer

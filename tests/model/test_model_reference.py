@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gptloom.config.errors import UserError
-from gptloom.model.reference import Resolved, is_run, resolve_reference
+from gptloom.model.reference import Reference, resolve_reference
+from gptloom.observe.runs import is_run
 
 
 def model_folder(folder: Path) -> Path:
@@ -32,8 +33,8 @@ def make_run(
     return folder
 
 
-def checkpoint(run: Path, step: int) -> Resolved:
-    return Resolved("run", run / "checkpoints" / f"step-{step:08}" / "model", run, step)
+def checkpoint(run: Path, step: int) -> Reference:
+    return Reference("run", run / "checkpoints" / f"step-{step:08}" / "model", run, step)
 
 
 def refusal(text: object) -> str:
@@ -44,7 +45,7 @@ def refusal(text: object) -> str:
 
 def test_a_run_stands_for_final_then_best_then_last(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", (100, 500), best=100, final=True)
-    assert resolve_reference(str(run)) == Resolved("run", run / "final", run)
+    assert resolve_reference(str(run)) == Reference("run", run / "final", run)
     run = make_run(tmp_path / "b", (100, 500), best=100)
     assert resolve_reference(str(run)) == checkpoint(run, 100)
     run = make_run(tmp_path / "c", (100, 500))
@@ -83,10 +84,10 @@ def test_a_run_without_weights_says_so(tmp_path: Path) -> None:
 
 def test_model_folders_and_checkpoint_folders(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m@2")  # an existing path wins over the meaning of @
-    assert resolve_reference(str(folder)) == Resolved("model", folder)
+    assert resolve_reference(str(folder)) == Reference("model", folder)
     run = make_run(tmp_path / "a", (100,))
     step = run / "checkpoints" / "step-00000100"
-    assert resolve_reference(str(step)) == Resolved("model", step / "model")
+    assert resolve_reference(str(step)) == Reference("model", step / "model")
     assert is_run(run) and not is_run(step) and not is_run(folder)
 
 
@@ -102,9 +103,9 @@ def test_a_comparison_is_no_model_and_names_its_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "modern-small", "fast-nano", "small", "modern"])
 def test_presets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_reference(name) == Resolved("preset", preset=name)
+    assert resolve_reference(name) == Reference("preset", preset=name)
     model_folder(tmp_path / name)  # an existing path wins
-    assert resolve_reference(name) == Resolved("model", Path(name))
+    assert resolve_reference(name) == Reference("model", Path(name))
 
 
 def test_nearest_names_of_runs_and_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +141,10 @@ def test_resolving_needs_no_torch() -> None:
 @pytest.mark.parametrize("text", ["~nobody-of-that-name/x", "~nobody-of-that-name@5", "x" * 400, "x" * 400 + "@last"])
 def test_what_can_be_no_path_is_called_nothing(text: str) -> None:
     assert "no run, model folder or preset is called" in refusal(text)
+
+
+def test_the_weights_of_a_run_are_enough(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "copied", (100,), final=True)
+    (run / "state.json").unlink()
+    assert resolve_reference(str(run)) == Reference("run", run / "final", run)
+    assert resolve_reference(f"{run}@100") == checkpoint(run, 100)

@@ -56,6 +56,18 @@ def test_csv_columns_and_rows_after_a_resume_with_a_new_column(tmp_path: Path) -
         assert [(row["step"], row["bits_per_byte"]) for row in csv.DictReader(file)] == [("8", "1.5")]
 
 
+def test_a_csv_that_cannot_be_written_anew_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    train(tmp_path, CsvReader(tmp_path), 0, 0, range(1, 7))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "csv").iterdir()}
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        train(tmp_path, CsvReader(tmp_path), 1, 4, range(5, 9))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "csv").iterdir()} == before
+
+
 def test_make_readers_reports_every_problem_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:

@@ -7,18 +7,9 @@ from typing import Any
 
 import pytest
 
-from gptloom.observe.terminal import (
-    Progress,
-    ProgressReader,
-    Terminal,
-    event_line,
-    human_bytes,
-    human_count,
-    human_time,
-    print_table,
-    progress_line,
-    speaker,
-)
+from gptloom.observe.numbers import human_bytes, human_count, human_time
+from gptloom.observe.progress import Progress, ProgressReader, event_line, progress_line
+from gptloom.observe.terminal import Terminal, print_table, speaker
 
 
 class FakeTerminal(io.StringIO):
@@ -194,8 +185,8 @@ def test_a_console_that_lacks_a_character_still_prints() -> None:
 
 def test_a_table_in_a_file_is_plain_columns() -> None:
     file = io.StringIO()
-    print_table(["run", "step"], [["plays", 5], ["x[red]", None], ["y", 1200]], title="Runs", right=["step"], file=file)
-    assert file.getvalue() == "Runs\nrun     step\nplays      5\nx[red]\ny       1200\n"
+    print_table(["run", "step"], [["plays", 5], ["x[red]", None], ["y", 1200]], right=["step"], file=file)
+    assert file.getvalue() == "run     step\nplays      5\nx[red]\ny       1200\n"
 
 
 def test_a_table_on_a_terminal_keeps_brackets_as_text() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gptloom.config.errors import UserError
-from gptloom.model.reference import Resolved
+from gptloom.model.reference import Reference
 from gptloom.stages.tuning.bases import check_tokenizer, weights_for
 
 
@@ -20,9 +20,9 @@ def test_weights_need_their_own_tokenizer(tmp_path: Path) -> None:
     model, run = tmp_path / "model", tmp_path
     model.mkdir()
     with pytest.raises(UserError, match=r"tokenizer is missing(.|\n)*copy it from where the model comes") as error:
-        check_tokenizer(Resolved("model", model))
+        check_tokenizer(Reference("model", model))
     assert "tokenizer train" not in str(error.value)
     (run / "tokenizer").mkdir()
-    check_tokenizer(Resolved("run", model, run))
+    check_tokenizer(Reference("run", model, run))
     (model / "vocab.txt").touch()
-    check_tokenizer(Resolved("model", model))
+    check_tokenizer(Reference("model", model))

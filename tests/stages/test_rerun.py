@@ -196,7 +196,8 @@ def test_refusals(runs: Runs) -> None:
     code, document = runs.rerun(run, "--tolerance", "0.1")
     assert code == 2 and "--tolerance does nothing without --verify" in document["error"][0]["what"]
     code, document = runs.rerun(runs.folder / "nowhere")
-    assert code == 2 and "not a run folder" in document["error"][0]["what"]
+    error = document["error"][0]
+    assert code == 2 and error["what"] == "no such run folder" and str(run) in error["mend"]
     code, document = runs.rerun(run, out="run")
     assert code == 2 and "a run in this folder already" in document["error"][0]["what"]
     shutil.rmtree(run / "checkpoints")

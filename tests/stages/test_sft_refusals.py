@@ -230,8 +230,7 @@ def test_the_longest_batch_is_computed_in_parts(
     """Where parts of it fit, nothing is refused: they are as many as are needed, and the figures are those of the whole."""
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in pairs()), encoding="utf-8")
-    monkeypatch.setattr(preflight, "tuning_memory", lambda *given: 0)
-    monkeypatch.setattr(preflight, "activation_bytes", lambda *given: 1)
+    monkeypatch.setattr(preflight, "training_memory", lambda config, tokens, dtype, trained: tokens)
     monkeypatch.setattr(preflight, "device_memory", lambda device: 40)
     assert main(["sft", str(base), "--data", str(data), "--out", str(tmp_path / "run"), *QUICK]) == 0
     assert "--micro-batch 2: the longest batch whole would need " in capsys.readouterr().err

@@ -17,8 +17,9 @@ from gptloom.data.batch import Batch
 from gptloom.model.transformer import Transformer
 from gptloom.stages import preflight
 from gptloom.stages.architecture import objective_of
+from gptloom.stages.cost import Cost
 from gptloom.stages.goal import first_losses
-from gptloom.stages.preflight import Cost, check_disk, check_first_loss, check_memory, measure, want_compile
+from gptloom.stages.preflight import check_disk, check_first_loss, check_memory, measure, want_compile
 from gptloom.train import compiling
 from gptloom.train.objective import MaskedWords, NextToken
 from gptloom.train.optimizers import OptimizerSettings

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,14 @@ import torch
 from gptloom.config.model import ModelConfig
 from gptloom.data.batch import Batch
 from gptloom.model.transformer import Transformer
+from gptloom.stages import training
 from gptloom.stages.training import describe_worst, id_bytes
 from gptloom.tokenizer.train import train_tokenizer
 from gptloom.train.compiling import compile_blocks, compiler
 from gptloom.train.hooks import Evaluate, Patience
 from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
-from gptloom.train.run import LoopSettings, Run
+from gptloom.train.run import LoopSettings, Run, RunState
 from gptloom.train.validation import Validation, validate
 
 BYTES = train_tokenizer("bytes", [], None)
@@ -38,8 +41,8 @@ def test_a_bad_batch_is_told_by_its_hardest_rows(tmp_path: Path) -> None:
     objective = NextToken()
     losses = [float(objective.loss(run.model, row)["next_token"].detach()) / 12 for row in batch.split(1)]
     hardest = sorted(range(5), key=lambda row: -losses[row])
-    told = describe_worst(run, NextToken(), BYTES, batch, rows=2, characters=8).splitlines()
-    assert told == [f"row {row}, loss {losses[row]:.3f}: {f'row {row} sa'!r}" for row in hardest[:2]]
+    told = describe_worst(run, NextToken(), BYTES, batch).splitlines()
+    assert told == [f"row {row}, loss {losses[row]:.3f}: {texts[row][:12]!r}" for row in hardest[:3]]
     with torch.no_grad():
         run.model.norm.weight.fill_(math.nan)
     assert describe_worst(run, NextToken(), BYTES, batch).count("loss nan") == 3
@@ -148,3 +151,17 @@ def test_all_blocks_share_one_compiled_graph() -> None:
     with torch.no_grad():
         assert torch.allclose(model(batch.ids), plain.eval()(batch.ids), atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs + 1
+
+
+def test_a_base_on_another_drive_is_named_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows knows no way from one drive to another."""
+
+    def other_drive(path: str, start: Path) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr("os.path.relpath", other_drive)
+    monkeypatch.setattr(training, "checkpoint_facts", lambda task: {})
+    base = {"path": "D:/models/base", "hash": "0"}
+    task: Any = SimpleNamespace(parents=[base], data_hash="", resolved=SimpleNamespace(settings=dict))
+    task.config = task.tokenizer = None
+    assert training.describe(task, Run(tmp_path, LoopSettings(1), RunState()), tmp_path).lineage["parents"] == [base]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gptloom.config.model import ModelConfig
+from gptloom.config.run_folder import EVENTS
 from gptloom.data.batch import Batch
 from gptloom.data.batches import TokenBatches
 from gptloom.data.shards import ShardWriter, TokenShards, read_header
@@ -32,7 +33,7 @@ from gptloom.train.objective import NextToken
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.parallel import Parallel
 from gptloom.train.rollback import WayBack, not_taken_back
-from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState
+from gptloom.train.run import Hook, LoopSettings, Run, RunState
 from gptloom.train.saver import Saver
 from gptloom.train.schedules import Schedule
 from gptloom.train.snapshot import About

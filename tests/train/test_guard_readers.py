@@ -12,8 +12,9 @@ import pytest
 from guarded_training import STEPS, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gptloom.observe.progress import ProgressReader
 from gptloom.observe.readers import CsvReader, Reader, TensorBoardReader, WandbReader
-from gptloom.observe.terminal import ProgressReader, Terminal
+from gptloom.observe.terminal import Terminal
 
 
 def read_by(make: Any, tmp_path: Path) -> None:

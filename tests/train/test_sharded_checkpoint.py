@@ -19,12 +19,13 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 
 from gptloom.config.errors import UserError
 from gptloom.config.model import ModelConfig, preset
+from gptloom.config.run_folder import MODEL
 from gptloom.model.reference import resolve_reference
 from gptloom.model.store import content_hash, load_model, read_config
 from gptloom.model.transformer import Transformer
 from gptloom.model.weight_files import WeightFiles
 from gptloom.train.assemble import model_from
-from gptloom.train.checkpoint import MODEL, masters_state, newest_sound, read_checkpoint, restore
+from gptloom.train.checkpoint import masters_state, newest_sound, read_checkpoint, restore
 from gptloom.train.optimizers import Optimizer, OptimizerSettings
 from gptloom.train.parallel import Parallel, local, own_part
 from gptloom.train.run import LoopSettings, Run, RunState

@@ -12,7 +12,7 @@ from gptloom.data.prepare.pairs import class_names
 from gptloom.data.prepare.reader import Reader
 from gptloom.data.prepare.rows import Pairs, Rows
 from gptloom.data.separators import separator_of, stop_of
-from gptloom.observe.terminal import human_time
+from gptloom.observe.numbers import human_time
 
 
 @dataclass(frozen=True)

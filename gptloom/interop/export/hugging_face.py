@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from gptloom.config.errors import Problem
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.interop.companions import take_along
 from gptloom.interop.export.source import StoredModel
 from gptloom.interop.export.target import TORCH_DTYPES, weights_for
@@ -16,7 +17,7 @@ from gptloom.interop.receipt import Witness
 from gptloom.interop.witness import OurModel, TheirModel, their_encode_or_the_files
 from gptloom.model.folder import read_json, write_json
 from gptloom.model.layouts import layout_for
-from gptloom.model.store import LINEAGE_FILE, content_hash, own_task, read_chat, read_lineage, save_model
+from gptloom.model.store import content_hash, own_task, read_chat, read_lineage, save_model
 
 
 class HuggingFace:

@@ -379,8 +379,3 @@ class Layout(ABC):
         """(their name, contiguous tensor) one by one from a state by our names, so that no second copy is held."""
         for rule in self.rules(config):
             yield rule.theirs, rule.write([state[name] for name in rule.ours]).contiguous()
-
-    def from_tensors(self, fetch: Callable[[str], Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """(our name, tensor) one after another; ``fetch`` gives a tensor by the name of ``rules``. May be views."""
-        for rule in self.rules(config):
-            yield from zip(rule.ours, rule.read(fetch(rule.theirs)), strict=True)

@@ -16,14 +16,14 @@ from gptloom.data.task_inputs import TaskInputs
 from gptloom.interop.bodies import ForeignModel, is_foreign, open_foreign, suggested_pooling
 from gptloom.interop.hub import resolve_model
 from gptloom.interop.open import open_model
-from gptloom.model.reference import Resolved as Reference
+from gptloom.model.reference import Reference
 from gptloom.model.transformer import Transformer
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.tuning.bases import check_tokenizer, weights_for
 from gptloom.stages.tuning.body import Body, hash_of, longest_row, named_folder
 from gptloom.stages.tuning.grown import grown
-from gptloom.stages.tuning.patterns import matches, patterns_of
+from gptloom.stages.tuning.part import trains_embeddings
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer
 
@@ -56,7 +56,7 @@ def adopt(options: FinetuneOptions, data: TaskData, dtype: torch.dtype) -> TaskB
     opened, tokenizer = _open(reference, options, dtype)
     inputs: Inputs = "bert" if opened.config.mask == "bidirectional" else "gpt1"
     head = _head(options, data, opened)
-    new_tokens = inputs == "gpt1" and isinstance(opened, Transformer) and _trains_embeddings(options)
+    new_tokens = inputs == "gpt1" and isinstance(opened, Transformer) and trains_embeddings(options)
     n_known = tokenizer.vocab_size
     tokenizer, tokens = frame(tokenizer, inputs, new_tokens)
     task = TaskConfig(
@@ -142,13 +142,6 @@ def _pooling(options: FinetuneOptions, model: Transformer | ForeignModel) -> tup
     if isinstance(model, ForeignModel):
         return suggested_pooling(model)
     return ("last", False) if model.config.mask == "causal" else ("first", False)
-
-
-def _trains_embeddings(options: FinetuneOptions) -> bool:
-    """Whether rows that are added to the vocabulary would learn anything."""
-    if options.train:
-        return any(matches(pattern, "embedding.weight") for pattern in patterns_of(options.train))
-    return options.method == "full"
 
 
 def _say_frame(body: TaskBody, new_tokens: bool) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from gptloom.config.errors import UserError
 from gptloom.config.files import write_text
+from gptloom.config.run_folder import COMPARISON
 from gptloom.evaluation.significance import LEVEL, mean_and_error
 from gptloom.observe.glossary import interval_text, is_share, written
+from gptloom.observe.numbers import human_count, human_time
 from gptloom.observe.task_pictures import Bar, draw_methods
-from gptloom.observe.terminal import human_count, human_time, say
+from gptloom.observe.terminal import say
 from gptloom.stages.finetune.result import FinetunedRun
-
-COMPARISON = "comparison"
 
 
 @dataclass(frozen=True)

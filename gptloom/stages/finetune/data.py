@@ -11,7 +11,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.task import Columns
-from gptloom.data.columns import guess_columns
+from gptloom.data.columns import declared_names, guess_columns
 from gptloom.data.preprocess import NOTE
 from gptloom.data.splits import check_splits, text_key
 from gptloom.data.tables import Table, read_table
@@ -81,13 +81,12 @@ def read_task_data(options: FinetuneOptions) -> TaskData:
 
 def _tables(options: FinetuneOptions) -> dict[str, list[Table]]:
     """The tables of each side; UserError with what is wrong with any of the files."""
-    declared = [name for name in (options.text, options.second, options.label, options.start) if name is not None]
     tables: dict[str, list[Table]] = {side: [] for side in SIDES}
     problems: list[Problem] = []
     for side in SIDES:
         for path in getattr(options, side):
             try:
-                tables[side].append(read_table(path, options.header, [*declared, *options.choices]))
+                tables[side].append(read_table(path, options.header, declared_names(options)))
             except UserError as error:
                 problems += error.problems
     if problems:

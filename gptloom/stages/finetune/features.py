@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from gptloom.config.finetune import FinetuneOptions
+from gptloom.config.run_folder import FINAL
 from gptloom.data.batch import Batch
 from gptloom.data.task_batches import in_length_order, padded
 from gptloom.data.task_inputs import IGNORED, Encoded
@@ -29,11 +30,13 @@ from gptloom.model.counting import count_parameters
 from gptloom.model.task_head import TaskModel, pool, task_hidden
 from gptloom.model.weight_writer import write_tensors
 from gptloom.observe.glossary import higher_is_better
-from gptloom.observe.terminal import ProgressReader, human_count, human_time, say, terminal
+from gptloom.observe.numbers import human_count, human_time
+from gptloom.observe.progress import ProgressReader
+from gptloom.observe.terminal import say, terminal
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.final import leave
 from gptloom.stages.finetune.plan import TaskPlan
-from gptloom.stages.training import FINAL, shown_to
+from gptloom.stages.training import shown_to
 from gptloom.stages.tuning.final import about, cost_of
 from gptloom.stages.tuning.part import part_sentence
 from gptloom.train.run import Hook, LoopSettings, Run, RunState

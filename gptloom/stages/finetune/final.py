@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gptloom.config.files import write_text
+from gptloom.config.run_folder import FINAL, METRICS
 from gptloom.evaluation.task_metrics import evaluate_task
 from gptloom.generation.classifier import score_batches
 from gptloom.interop.classifiers import open_classifier
@@ -19,9 +20,7 @@ from gptloom.observe.pictures import can_draw
 from gptloom.observe.task_pictures import draw_confusion
 from gptloom.observe.terminal import say
 from gptloom.stages.finetune.body import TaskBody
-from gptloom.stages.training import FINAL
 from gptloom.stages.tuning.final import write_folders
-from gptloom.stages.tuning.result import METRICS
 from gptloom.train.form import About
 from gptloom.train.run import Run
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved, write_config
+from gptloom.config.run_folder import CONFIG
 from gptloom.stages.claim import Claim
 from gptloom.stages.finetune.data import TaskData
 from gptloom.stages.finetune.features import fit_features, uses_features
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
-from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.tuning.training import train
 from gptloom.train.run import Hook
 

@@ -15,6 +15,7 @@ from gptloom.config.finetune import METHODS, FinetuneOptions
 from gptloom.config.options import option_fields
 from gptloom.config.pretrain import ResumeOptions
 from gptloom.config.resolve import Resolved, resolve
+from gptloom.config.run_folder import CHECKPOINTS, STATE
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.terminal import quietly, say
 from gptloom.stages.finetune.comparison import Comparison, line_of, write_comparison
@@ -25,15 +26,16 @@ from gptloom.stages.finetune.one import finetune_one
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.resume import resume_finetuning
+from gptloom.stages.tuning.part import LORA_OPTIONS
 from gptloom.train.lock import NAME as LOCK
 from gptloom.train.lock import RunLock
-from gptloom.train.run import STATE, Hook
+from gptloom.train.run import Hook
 
 OPTIONS = "options.json"
 OF_A_METHOD = {
     "last": ("layers",),
     "feature": ("classifier",),
-    "lora": ("rank", "alpha", "lora_dropout", "target_modules", "adapter"),
+    "lora": LORA_OPTIONS,
 }
 NO_MATTER = ("out", "overwrite", "quiet", "json_", "yes", "threads", "device")  # for what a run comes to
 
@@ -168,7 +170,7 @@ def _claimed(folder: Path, resolved: Resolved[FinetuneOptions], data: TaskData) 
 def _empty(folder: Path, lock: RunLock) -> None:
     """Deletes what an earlier comparison left; UserError when one of its runs is being resumed just now."""
     for state in folder.rglob(STATE):
-        if state.parent.parent.name == "checkpoints":
+        if state.parent.parent.name == CHECKPOINTS:
             continue
         own = RunLock(state.parent)
         own.acquire()

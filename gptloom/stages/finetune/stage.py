@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved
@@ -19,26 +16,16 @@ from gptloom.stages.finetune.one import finetune_one
 from gptloom.stages.finetune.plan import plan_run
 from gptloom.stages.finetune.result import FinetunedRun
 from gptloom.stages.finetune.several import compare_runs, methods_of, of_method
+from gptloom.stages.on_disk import default_folder
 from gptloom.stages.tuning.part import part_sentence
+from gptloom.stages.tuning.result import TuningDryRun
 from gptloom.stages.tuning.training import foresee
 from gptloom.train.run import Hook, check_free
 
 
-@dataclass(frozen=True)
-class FinetuneDryRun:
-    """What ``--dry-run`` found: the options as they would be, and what is trained on what."""
-
-    resolved: Resolved[FinetuneOptions]
-    sentence: str
-    examples: dict[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"options": self.resolved.as_dict("finetune"), "trained": self.sentence, "examples": self.examples}
-
-
 def finetune(
     resolved: Resolved[FinetuneOptions], callbacks: Sequence[Hook] = ()
-) -> FinetunedRun | Comparison | FinetuneDryRun:
+) -> FinetunedRun | Comparison | TuningDryRun:
     """Fine-tunes BASE for a task.
 
     Raises UserError, before anything is written, when the options, the rows or the model do not allow it. ``callbacks``
@@ -46,7 +33,7 @@ def finetune(
     """
     check_options(resolved)
     options = resolved.options
-    folder = Path(options.out or default_folder(options))
+    folder = Path(options.out or default_folder("finetune", options.data[0], "rows"))
     several = options.method == "all" or options.seeds is not None
     if not options.dry_run and not several:
         check_free(folder, overwrite=options.overwrite)
@@ -58,13 +45,7 @@ def finetune(
     return finetune_one(resolved, data, folder, callbacks)
 
 
-def default_folder(options: FinetuneOptions) -> str:
-    """runs/finetune-NAME-DATE, NAME being that of the first file."""
-    name = Path(options.data[0]).name.split(".")[0] or "rows"
-    return f"runs/finetune-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData, folder: Path) -> FinetuneDryRun:
+def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData, folder: Path) -> TuningDryRun:
     """Everything up to the first step, with nothing written."""
     sentences = []
     for method in methods_of(resolved):
@@ -76,4 +57,4 @@ def _foresee(resolved: Resolved[FinetuneOptions], data: TaskData, folder: Path) 
             plan = foresee(plan, folder)
     examples = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
     settled = plan.resolved if len(sentences) == 1 else resolved
-    return FinetuneDryRun(settled, "; ".join(sentences), examples)
+    return TuningDryRun("finetune", settled, "; ".join(sentences), examples)

@@ -13,7 +13,8 @@ from typing import Any
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import resolve
 from gptloom.interop.classifiers import open_classifier
-from gptloom.observe.terminal import human_count, say
+from gptloom.observe.numbers import human_count
+from gptloom.observe.terminal import say
 from gptloom.stages.finetune.stage import finetune
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.accuracies import COMMONEST, measure, read_rows, without_network
@@ -21,6 +22,7 @@ from gptloom.stages.quickstart.corpus import Docstrings
 from gptloom.stages.quickstart.pretrain import BASE
 from gptloom.stages.quickstart.runs import finish_run
 from gptloom.stages.quickstart.stage import Context, StageResult
+from gptloom.stages.tuning.body import parameters_of
 from gptloom.train.run import RunState
 
 FEATURE, FULL, RANDOM = "classify-feature", "classify-full", "classify-random"
@@ -92,7 +94,7 @@ def _measure(context: Context, docstrings: Docstrings, states: dict[str, RunStat
         classifier = open_classifier(context.out / run, device=context.machine.get("device", "auto"))
         answers = [prediction.answer for prediction in classifier.classify([row.text for row in held_out])]
         found.append(measure(NAMES[run], answers, held_out, docstrings.unread, run, state.seconds))
-        parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
+        parameters = parameters_of(classifier.model)
     unread = sum(row.module in docstrings.unread for row in held_out)
     screen.say_accuracies(found, train, held_out, unread)
     share = {accuracy.name: accuracy.share for accuracy in found}

@@ -22,7 +22,7 @@ from gptloom.data.python_corpus import (
 from gptloom.data.python_corpus.instructions import Part
 from gptloom.data.shakespeare import shakespeare_corpus
 from gptloom.data.split import TRAIN, VALID
-from gptloom.observe.terminal import human_bytes
+from gptloom.observe.numbers import human_bytes
 
 PYTHON, SHAKESPEARE = "python", "shakespeare"
 FEWEST_BYTES = 20_000

@@ -23,7 +23,8 @@ from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.chat import open_chat
 from gptloom.interop.open import load
 from gptloom.model.counting import count_parameters
-from gptloom.observe.terminal import human_count, terminal
+from gptloom.observe.numbers import human_count
+from gptloom.observe.terminal import terminal
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.corpus import Instructions
 from gptloom.stages.quickstart.form_and_content import Answer, explain, score_names, score_numbers

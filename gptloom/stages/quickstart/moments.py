@@ -12,7 +12,8 @@ from gptloom.data.shards import TokenShards
 from gptloom.evaluation.yardsticks import Yardstick
 from gptloom.generation.language_model import LanguageModel
 from gptloom.model.transformer import Transformer
-from gptloom.observe.terminal import Progress, progress_line, say, terminal
+from gptloom.observe.progress import Progress, progress_line
+from gptloom.observe.terminal import say, terminal
 from gptloom.stages.quickstart import screen
 from gptloom.stages.training import id_bytes
 from gptloom.tokenizer import Tokenizer

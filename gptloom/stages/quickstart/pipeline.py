@@ -18,7 +18,8 @@ from gptloom.evaluation.yardsticks import Yardstick, measure_yardsticks
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.open import load
 from gptloom.observe.machine import cores
-from gptloom.observe.terminal import human_time, say
+from gptloom.observe.numbers import human_time
+from gptloom.observe.terminal import say
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.classify import classify_docstrings
 from gptloom.stages.quickstart.corpus import QuickstartCorpus, check_corpus, open_corpus

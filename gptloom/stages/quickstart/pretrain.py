@@ -11,13 +11,15 @@ from gptloom.config.files import write_text
 from gptloom.config.pretrain import PretrainOptions
 from gptloom.config.recipes import load_recipe
 from gptloom.config.resolve import resolve
+from gptloom.config.run_folder import DATA, TOKENIZER
 from gptloom.data.built import load_built
 from gptloom.data.python_corpus import DOCUMENT_SEPARATOR
 from gptloom.data.shards import TokenShards
 from gptloom.generation.language_model import LanguageModel
 from gptloom.interop.open import load
 from gptloom.model.counting import count_parameters
-from gptloom.observe.terminal import human_count, terminal
+from gptloom.observe.numbers import human_count
+from gptloom.observe.terminal import terminal
 from gptloom.stages.pretrain import pretrain
 from gptloom.stages.quickstart import screen
 from gptloom.stages.quickstart.examples import ask
@@ -25,7 +27,6 @@ from gptloom.stages.quickstart.moments import Watch
 from gptloom.stages.quickstart.runs import finish_run
 from gptloom.stages.quickstart.samples import compare_copying, write_samples
 from gptloom.stages.quickstart.stage import Context, StageResult
-from gptloom.stages.text import DATA, TOKENIZER
 from gptloom.stages.trained import TrainedRun
 from gptloom.tokenizer import Tokenizer
 from gptloom.tokenizer.load import load_tokenizer

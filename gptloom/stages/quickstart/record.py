@@ -12,11 +12,11 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
 from gptloom.config.quickstart import QuickstartOptions
+from gptloom.config.run_folder import STATE
 from gptloom.evaluation.yardsticks import Yardstick
 from gptloom.stages.quickstart.corpus import PYTHON, QuickstartCorpus
 from gptloom.stages.quickstart.stage import StageResult
 from gptloom.train.lock import RunLock
-from gptloom.train.run import STATE
 
 VERSION = 1
 RECORD = "quickstart.json"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gptloom.config.pretrain import ResumeOptions
 from gptloom.config.resolve import resolve
+from gptloom.config.run_folder import STATE
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.terminal import quietly, say
 from gptloom.stages.going_on import resume
-from gptloom.train.run import STATE, Hook, RunState, read_state
+from gptloom.train.run import Hook, RunState, read_state
 
 
 def finish_run(folder: Path, begin: Callable[[], object], hooks: Sequence[Hook] = (), quiet: bool = False) -> RunState:

@@ -6,9 +6,11 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from gptloom.config.excerpt import beginning
 from gptloom.evaluation.copying import WINDOW, Copying
 from gptloom.evaluation.yardsticks import Yardstick
-from gptloom.observe.terminal import human_time, print_table, printable, say, terminal
+from gptloom.observe.numbers import human_time
+from gptloom.observe.terminal import print_table, printable, say, terminal
 from gptloom.stages.quickstart.accuracies import Accuracy, Row
 from gptloom.stages.quickstart.corpus import QuickstartCorpus
 from gptloom.stages.quickstart.examples import SHOTS, Score
@@ -150,7 +152,7 @@ def say_instructed(samples: Sequence[Mapping[str, str]], parts: Mapping[str, Par
         say(f"\n{sample['question']}")
         for who, said in (("before", sample["base"]), ("after", sample["tuned"]), ("right", sample["right"])):
             line = printable(" ".join(said.split()))
-            say(f"  {who:<8}{line[:TEXT_WIDTH]}{'…' * (len(line) > TEXT_WIDTH)}")
+            say(f"  {who:<8}{beginning(line, TEXT_WIDTH)}")
     say_heading("form and content")
     say(
         "Nothing that is asked was answered in the tuning. In form: the answer ends by itself, and is one sentence; of a"

@@ -17,7 +17,7 @@ from gptloom.stages.sft.template import choose_template
 from gptloom.stages.tuning.bases import check_tokenizer, weights_for
 from gptloom.stages.tuning.body import Body, hash_of, longest_row, named_folder
 from gptloom.stages.tuning.grown import grown
-from gptloom.stages.tuning.patterns import matches, patterns_of
+from gptloom.stages.tuning.part import trains_embeddings
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,9 @@ def adopt(options: SftOptions, data: SftData) -> ChatBody:
     n_known = tokenizer.vocab_size
     taught = None if options.adapter is None else read_chat(Path(options.adapter))
     taught = taught or read_chat(reference.path)
-    format, tokenizer = choose_template(options, tokenizer, taught, data.train, embeds=_trains_embeddings(options))
+    format, tokenizer = choose_template(options, tokenizer, taught, data.train, embeds=trains_embeddings(options))
     changes = {} if options.dropout is None else {"dropout": options.dropout, "attention_dropout": options.dropout}
     model = grown(opened, range(n_known, tokenizer.vocab_size), options.seed, changes)
     named = named_folder(options.base, options.method, reference)
     longest = longest_row(options.max_length, options.base, config.context)
     return ChatBody(model, tokenizer, hash_of(named, options.base), named, (), format, longest)
-
-
-def _trains_embeddings(options: SftOptions) -> bool:
-    if options.train:
-        return any(matches(pattern, "embedding.weight") for pattern in patterns_of(options.train))
-    return options.method == "full"

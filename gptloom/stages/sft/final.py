@@ -12,6 +12,7 @@ import numpy as np
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.files import write_text
+from gptloom.config.run_folder import FINAL, METRICS
 from gptloom.data.conversation import Conversation
 from gptloom.data.order import hash_words, permute
 from gptloom.data.render import Renderer
@@ -24,9 +25,7 @@ from gptloom.model.lora import merge_lora
 from gptloom.observe.sft_section import smoke_warnings
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.result import BEFORE
-from gptloom.stages.training import FINAL
 from gptloom.stages.tuning.final import write_folders
-from gptloom.stages.tuning.result import METRICS
 from gptloom.train.form import About
 from gptloom.train.run import Run
 

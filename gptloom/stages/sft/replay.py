@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.run_folder import DATA
 from gptloom.config.sft import SftOptions
 from gptloom.data.batches import Tokens
 from gptloom.data.built import load_built
@@ -20,7 +21,6 @@ from gptloom.interop.hub import PREFIX
 from gptloom.model.reference import resolve_reference
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.body import ChatBody
-from gptloom.stages.text import DATA
 from gptloom.tokenizer import Tokenizer
 
 MEASURED_TOKENS = 50_000

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gptloom.config.errors import UserError
 from gptloom.config.resolve import Resolved, idle, write_config
+from gptloom.config.run_folder import CONFIG
 from gptloom.config.sft import SftOptions
 from gptloom.stages.claim import Claim
-from gptloom.stages.on_disk import CONFIG
+from gptloom.stages.on_disk import default_folder
 from gptloom.stages.sft.data import SftData, read_sft_data
 from gptloom.stages.sft.plan import plan_run
 from gptloom.stages.sft.result import SftRun
 from gptloom.stages.tuning.conflicts import about_part
 from gptloom.stages.tuning.part import part_sentence
+from gptloom.stages.tuning.result import TuningDryRun
 from gptloom.stages.tuning.training import foresee, train
 from gptloom.train.run import Hook, check_free
 
 
-@dataclass(frozen=True)
-class SftDryRun:
-    """What ``--dry-run`` found: the options as they would be, and what is trained on what."""
-
-    resolved: Resolved[SftOptions]
-    sentence: str
-    examples: dict[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"options": self.resolved.as_dict("sft"), "trained": self.sentence, "examples": self.examples}
-
-
-def sft(resolved: Resolved[SftOptions], callbacks: Sequence[Hook] = ()) -> SftRun | SftDryRun:
+def sft(resolved: Resolved[SftOptions], callbacks: Sequence[Hook] = ()) -> SftRun | TuningDryRun:
     """Tunes BASE on conversations.
 
     Raises UserError, before anything is written, when the options, the rows or the model do not allow it. ``callbacks``
@@ -42,7 +29,7 @@ def sft(resolved: Resolved[SftOptions], callbacks: Sequence[Hook] = ()) -> SftRu
     """
     check_options(resolved)
     options = resolved.options
-    folder = Path(options.out or default_folder(options))
+    folder = Path(options.out or default_folder("sft", options.data[0], "rows"))
     if not options.dry_run:
         check_free(folder, overwrite=options.overwrite)
     data = read_sft_data(options)
@@ -61,12 +48,6 @@ def start(resolved: Resolved[SftOptions], data: SftData, folder: Path, callbacks
         train(plan, claim, callbacks)
 
 
-def default_folder(options: SftOptions) -> str:
-    """runs/sft-NAME-DATE, NAME being that of the first file."""
-    name = Path(options.data[0]).name.split(".")[0] or "rows"
-    return f"runs/sft-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
 def check_options(resolved: Resolved[SftOptions]) -> None:
     """UserError with every option that contradicts another, or would do nothing."""
     problems = list(about_part(resolved))
@@ -76,9 +57,9 @@ def check_options(resolved: Resolved[SftOptions]) -> None:
         raise UserError(*problems)
 
 
-def _foresee(resolved: Resolved[SftOptions], data: SftData, folder: Path) -> SftDryRun:
+def _foresee(resolved: Resolved[SftOptions], data: SftData, folder: Path) -> TuningDryRun:
     """Everything up to the first step, with nothing written."""
     plan = foresee(plan_run(resolved, data), folder)
     sentence = part_sentence(plan.body)
     examples = {"train": plan.batches.n_examples, "valid": sum(map(len, plan.valid.values()))}
-    return SftDryRun(plan.resolved, sentence, examples)
+    return TuningDryRun("sft", plan.resolved, sentence, examples)

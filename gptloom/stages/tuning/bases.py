@@ -5,7 +5,7 @@ from __future__ import annotations
 from gptloom.config.errors import Problem, UserError
 from gptloom.interop.bodies import WRITE_TOKENIZER
 from gptloom.interop.hub import HUB_NAMES_OF_PRESETS, PREFIX
-from gptloom.model.reference import Resolved as Reference
+from gptloom.model.reference import Reference
 from gptloom.tokenizer.tokenizer import TOKENIZER_FILE
 
 TOKENIZER_FILES = ("tokenizer*", "*vocab*", "*merges.txt", "encoder*.json", "*.model")

@@ -12,8 +12,7 @@ from torch import nn
 from gptloom.config.errors import Problem, UserError
 from gptloom.interop.foreign import ForeignModel
 from gptloom.interop.hub import PREFIX
-from gptloom.model.reference import Resolved as Reference
-from gptloom.model.reference import is_adapter, resolve_reference
+from gptloom.model.reference import Reference, is_adapter, resolve_reference
 from gptloom.model.store import content_hash
 from gptloom.model.transformer import Transformer
 from gptloom.tokenizer import Tokenizer

@@ -6,8 +6,9 @@ import math
 import time
 from typing import Any
 
+from gptloom.config.run_folder import CHECKPOINTS
 from gptloom.stages.tuning.plan import Plan
-from gptloom.train.checkpoint import FOLDER, name_of
+from gptloom.train.checkpoint import name_of
 from gptloom.train.hooks import due
 from gptloom.train.run import Run
 
@@ -47,7 +48,7 @@ class Evaluate:
         A best step whose checkpoint is gone does not count: the run went back to before it was pruned for a better one.
         """
         best, step = run.state.best_value, run.state.best_step
-        if best is None or step is None or not (run.path / FOLDER / name_of(step)).is_dir():
+        if best is None or step is None or not (run.path / CHECKPOINTS / name_of(step)).is_dir():
             return True
         if value == best:
             loss, least = run.state.valid_loss, run.state.best_loss

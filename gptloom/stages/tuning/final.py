@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,23 +12,24 @@ from torch import Tensor
 
 import gptloom
 from gptloom.config.errors import Problem, UserError
+from gptloom.config.run_folder import CHECKPOINTS, EVENTS, FINAL
 from gptloom.interop.bodies import open_body
 from gptloom.interop.foreign import ForeignModel
-from gptloom.model.store import save_model
+from gptloom.model.dtypes import dtype_name
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.observe.glossary import written
 from gptloom.observe.terminal import say
-from gptloom.stages.training import FINAL
+from gptloom.stages.on_disk import relative_path
 from gptloom.stages.tuning.body import parameters_of
 from gptloom.stages.tuning.forms import AdapterFolder, ForeignBody
 from gptloom.stages.tuning.part import trained_parameters
 from gptloom.stages.tuning.plan import Plan
-from gptloom.train.checkpoint import FOLDER, name_of, restore_weights
+from gptloom.train.checkpoint import name_of, restore_weights
 from gptloom.train.disk import Room, unless_full
-from gptloom.train.form import About
+from gptloom.train.form import About, Form, WholeModel
 from gptloom.train.memory import peak_memory
-from gptloom.train.run import EVENTS, Hook, Run
+from gptloom.train.run import Hook, Run
 
 ADAPTER = "adapter"
 Event = dict[str, Any]
@@ -54,20 +54,12 @@ def about(plan: Plan, run: Run, folder: Path) -> About:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "gptloom": gptloom.__version__,
-        "precision": str(plan.dtype).removeprefix("torch."),
+        "precision": dtype_name(plan.dtype),
         "data": plan.data_hash,
         "base": plan.body.base_hash,
     }
     config: Any = plan.body.model.config
     return plan.described(About(config, plan.body.tokenizer, lineage, facts))
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    """``path`` from ``folder``; as it is where no way leads there (another drive of Windows)."""
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:
-        return str(path)
 
 
 def finish(plan: Plan) -> Hook:
@@ -82,7 +74,7 @@ def finish(plan: Plan) -> Hook:
             raise UserError(Problem(what, str(run.path), mend))
         best = run.state.best_step or run.state.step
         if best != run.state.step:
-            restore_weights(run, run.path / FOLDER / name_of(best))
+            restore_weights(run, run.path / CHECKPOINTS / name_of(best))
         told = about(plan, run, run.path / FINAL)
         told = replace(told, lineage={**told.lineage, "step": best, "metrics": _figures_at(best, plan, run)})
         with torch.no_grad():
@@ -128,18 +120,8 @@ def write_folders(
 
 def _write_model(model: Transformer | ForeignModel, folder: Path, told: About) -> None:
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    if isinstance(model, ForeignModel):
-        ForeignBody(model, open_body).write(folder, state, told)
-    else:
-        save_model(
-            folder,
-            state,
-            told.config,
-            tokenizer=told.tokenizer,
-            lineage=told.lineage,
-            task=told.task,
-            chat=told.chat,
-        )
+    form: Form = ForeignBody(model, open_body) if isinstance(model, ForeignModel) else WholeModel()
+    form.write(folder, state, told)
 
 
 def cost_of(plan: Plan, run: Run) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from gptloom.config.model import ModelConfig
+from gptloom.config.run_folder import LINEAGE_FILE
 from gptloom.interop.bodies import save_foreign
 from gptloom.interop.foreign import ForeignModel
 from gptloom.interop.peft import read_adapter, write_adapter
 from gptloom.model.checksum import file_sum
 from gptloom.model.folder import replaced_folder, write_json
 from gptloom.model.lora import LoraConfig
-from gptloom.model.store import LINEAGE_FILE, LINEAGE_VERSION
+from gptloom.model.store import LINEAGE_VERSION
 from gptloom.model.weight_files import WeightFiles
 from gptloom.model.weight_writer import write_tensors
 from gptloom.train.form import About, TensorsInMemory

@@ -6,7 +6,7 @@ from math import sqrt
 from typing import Any
 
 from gptloom.config.resolve import Resolved
-from gptloom.observe.terminal import human_count
+from gptloom.observe.numbers import human_count
 from gptloom.stages.derive import Steps
 from gptloom.stages.tuning.batches import ExampleBatches
 from gptloom.train.optimizers import OptimizerSettings

@@ -13,8 +13,8 @@ from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.interop.foreign import ForeignModel
 from gptloom.interop.peft import read_adapter
 from gptloom.model.lora import LoraConfig, add_lora, is_lora
-from gptloom.observe.terminal import human_count
-from gptloom.stages.tuning.body import Body
+from gptloom.observe.numbers import human_count
+from gptloom.stages.tuning.body import Body, parameters_of
 from gptloom.stages.tuning.patterns import matches, patterns_of
 
 RANK = 8
@@ -105,6 +105,13 @@ def _leave_idle(model: nn.Module, words: bool) -> None:
         head.requires_grad_(False)
 
 
+def trains_embeddings(options: Any) -> bool:
+    """Whether rows that are added to the vocabulary would learn anything."""
+    if options.train:
+        return any(matches(pattern, "embedding.weight") for pattern in patterns_of(options.train))
+    return bool(options.method == "full")
+
+
 def trained_parameters(model: nn.Module) -> int:
     """Numbers that a training moves."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -113,7 +120,7 @@ def trained_parameters(model: nn.Module) -> int:
 def part_sentence(body: Body) -> str:
     """How many parameters are trained, and which."""
     trained = {name: parameter.numel() for name, parameter in body.model.named_parameters() if parameter.requires_grad}
-    everything = sum(parameter.numel() for parameter in body.model.parameters())
+    everything = parameters_of(body.model)
     count = sum(trained.values())
     if len(trained) == len(list(body.model.parameters())):
         return f"all {human_count(everything)} parameters are trained"

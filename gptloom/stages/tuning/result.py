@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from gptloom.config.resolve import Resolved
+from gptloom.config.run_folder import METRICS
 from gptloom.stages.on_disk import RunOnDisk
-
-METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,16 @@ class TunedRun(RunOnDisk):
             "seconds": state.seconds,
             **self.figures,
         }
+
+
+@dataclass(frozen=True)
+class TuningDryRun:
+    """What ``--dry-run`` found: the options as they would be, and what is trained on what."""
+
+    command: str
+    resolved: Resolved[Any]
+    sentence: str
+    examples: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"options": self.resolved.as_dict(self.command), "trained": self.sentence, "examples": self.examples}

@@ -11,10 +11,10 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.options import DurabilityOptions, Options, ParallelOptions
 from gptloom.config.pretrain import ResumeOptions
 from gptloom.config.resolve import DERIVED, Resolved, idle, read_config, write_config
+from gptloom.config.run_folder import CONFIG
 from gptloom.model.reference import finished_checkpoints
 from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
-from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.tuning.plan import Plan
 from gptloom.stages.tuning.training import train
 from gptloom.train.checkpoint import newest_sound

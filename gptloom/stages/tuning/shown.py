@@ -6,12 +6,11 @@ from pathlib import Path
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.resolve import Resolved, read_config
+from gptloom.config.run_folder import CONFIG, EVENTS
 from gptloom.observe.events import read_events
-from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.tuning.plan import Plan
 from gptloom.stages.tuning.resume import Tuning
 from gptloom.train.rollback import excluded_windows
-from gptloom.train.run import EVENTS
 
 
 def plan_again(tuning: Tuning, folder: Path) -> tuple[Plan, list[int]]:

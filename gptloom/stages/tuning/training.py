@@ -14,14 +14,17 @@ import torch
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.problems import flag
 from gptloom.config.resolve import write_config
+from gptloom.config.run_folder import CONFIG, EVENTS
 from gptloom.interop.foreign import ForeignModel
+from gptloom.model.dtypes import dtype_name
 from gptloom.model.transformer import Transformer
 from gptloom.observe.events import read_events
 from gptloom.observe.machine import machine_info
+from gptloom.observe.numbers import human_bytes, human_time
+from gptloom.observe.progress import ProgressReader
 from gptloom.observe.readers import make_readers
-from gptloom.observe.terminal import ProgressReader, human_bytes, human_time, say
+from gptloom.observe.terminal import say
 from gptloom.stages.claim import Claim
-from gptloom.stages.on_disk import CONFIG
 from gptloom.stages.training import shown_to
 from gptloom.stages.tuning.body import parameters_of
 from gptloom.stages.tuning.evaluating import Evaluate
@@ -40,7 +43,7 @@ from gptloom.train.optimizers import Optimizer
 from gptloom.train.parallel import Parallel
 from gptloom.train.reproducible import record
 from gptloom.train.rollback import WayBack
-from gptloom.train.run import EVENTS, Hook, LoopSettings, Run, RunState
+from gptloom.train.run import Hook, LoopSettings, Run, RunState
 from gptloom.train.saver import Saver
 from gptloom.train.timing import Timing
 from gptloom.train.world import World
@@ -151,7 +154,7 @@ def _summary(plan: Plan, run: Run) -> dict[str, Any]:
         "trained_parameters": trained_parameters(model),
         "tokens_per_step": plan.batches.tokens_per_step,
         "metric": plan.metric,
-        "precision": str(plan.dtype).removeprefix("torch."),
+        "precision": dtype_name(plan.dtype),
         "processes": 1,
         "machine": machine_info(run.path),
         "repeat": record(plan.options.seed, {"tokenizer": plan.body.tokenizer.hash, "data": plan.data_hash}),
