@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from gptloom.data.lines import Place
 from gptloom.data.tables import Table
 
 BY_LINE = ("conll", "tsv", "csv")
@@ -27,7 +28,7 @@ def sentences(table: Table) -> Table:
         return table
     starts = _starts(table)
     rows: list[dict[str, Any]] = []
-    places: list[int] = []
+    places: list[int | Place] = []
     for start, end in zip(starts, [*starts[1:], len(table.rows)], strict=True):
         lines = table.rows[start:end]
         if lines[0][table.names[0]] != DOCUMENT:
@@ -38,5 +39,5 @@ def sentences(table: Table) -> Table:
 
 def _starts(table: Table) -> Sequence[int]:
     """Rows before which lines are missing: blank ones, which are no rows."""
-    places = table.places
+    places = [place for place in table.places if isinstance(place, int)]  # all, in a file that is read by line
     return [0, *(i for i in range(1, len(places)) if places[i] > places[i - 1] + 1)]

@@ -17,9 +17,8 @@ from typing import IO, Any
 
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.inputs import Source, data_suffix, expand_inputs
+from gptloom.data.json_rows import HALF, HALF_FOUND, broken_json
 from gptloom.data.reading import check_encoding, decoded, open_bytes, read_chunks, read_lines
-
-__all__ = ["Document", "Reading", "Source", "expand_inputs", "iter_documents", "read_documents"]
 
 PIECE_CHARACTERS = 1 << 17
 LISTED_PROBLEMS = 5  # broken lines named per file
@@ -198,8 +197,9 @@ def _jsonl(source: Source, reading: Reading) -> Iterator[tuple[str, int]]:
 def _json_text(line: str, column: str, where: str) -> str | Problem:
     try:
         row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        return Problem(f"not JSON: {error.msg} at column {error.colno}", where=where, mend="mend or delete the line")
+    except (ValueError, RecursionError) as error:
+        what, mend = broken_json(error, line)
+        return Problem(what, where=where, mend=mend)
     if not isinstance(row, dict):
         return Problem(f"a JSON {type(row).__name__}, not an object with a field {column!r}", where=where)
     text = row.get(column)
@@ -207,15 +207,8 @@ def _json_text(line: str, column: str, where: str) -> str | Problem:
         fields = ", ".join(sorted(key for key, value in row.items() if isinstance(value, str))) or "none"
         state = f"field {column!r} holds {json.dumps(text)[:40]}, not text" if column in row else f"no field {column!r}"
         return Problem(f"{state}; fields with text: {fields}", where=where, mend="--text-column FIELD")
-    return _whole_characters(text, where)
-
-
-def _whole_characters(text: str, where: str) -> str | Problem:
-    """JSON can spell half of a surrogate pair, which no UTF-8 text can hold."""
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        return Problem(
-            "half of a surrogate pair (\\ud800 to \\udfff alone) is no character", where=where, mend="delete it"
-        )
+    if not text.isascii() and HALF.search(text):
+        return Problem(HALF_FOUND, where=where, mend="delete it")
     return text
 
 

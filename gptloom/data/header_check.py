@@ -8,9 +8,8 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import Columns
 from gptloom.data.columns import ROLES, declared_names
 from gptloom.data.header import is_header
+from gptloom.data.rows import HEADED
 from gptloom.data.tables import Table
-
-WITH_OR_WITHOUT = ("csv", "tsv", "xlsx", "conll")
 
 
 def check_header(table: Table, columns: Columns, header: bool | None) -> None:
@@ -19,7 +18,7 @@ def check_header(table: Table, columns: Columns, header: bool | None) -> None:
     Counted columns are in every file, so that a first row of names would be answered like a text. ``header`` is what
     the user said of the first row.
     """
-    if table.format not in WITH_OR_WITHOUT:
+    if table.format not in HEADED:
         return
     needed = declared_names(columns.model_copy(update={"label": None, "start": None}))
     there = all(name in table.names for name in needed)

@@ -13,8 +13,12 @@ Values = dict[str, Any]
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NEXT_ON_LINE = re.compile(r"[ \t\r]*,?[ \t\r]*[^\s,\]]")
-_HALF = re.compile("[\ud800-\udfff]")
-_OBJECT_MEND = 'write each row as {"prompt": ..., "completion": ...} or {"messages": [...]}'
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which JSON can spell and no UTF-8 text can hold."""
+HALF_FOUND = "half of a surrogate pair (\\ud800 to \\udfff alone) is no character"
+_OBJECT_MEND = (
+    'write each row as {"prompt": ..., "completion": ...}, {"messages": [...]} or {"text": ..., "label": ...}'
+)
 # Lists of objects that belong to one row; any other list in a lone object holds the rows themselves.
 _OF_A_ROW = ("messages", "conversations", "conversation", "instances", "items", "tools", "functions", "chosen")
 
@@ -27,7 +31,7 @@ def jsonl_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]
         try:
             value = json.loads(line.text)
         except (ValueError, RecursionError) as error:
-            find(line.number, "lines that are not JSON", *_broken(error, line.text))
+            find(line.number, "lines that are not JSON", *broken_json(error, line.text))
             continue
         if _is_row(value, line.text, line.number, find):
             yield line.number, value
@@ -43,13 +47,14 @@ def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int | Place, 
     unsound = [line.number for line in kept if not line.sound]
     text = "\n".join(line.text for line in kept)
     del kept
+    length = len(text.strip(" \t\n\r"))
     before = 0  # the line where the row before began
     for item, (line, last, value, source, ends_line) in enumerate(_values(text, find), start=1):
         number = Place(line, item) if line == before or (line == last and not ends_line) else line
         before = line
         if any(line <= broken <= last for broken in unsound):
             continue
-        if _holds_rows(value, line, find):
+        if len(source) == length and _holds_rows(value, line, find):
             return
         if _is_row(value, source, number, find):
             yield number, value
@@ -72,7 +77,7 @@ def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
             value, end = decode(text, place)
         except (ValueError, RecursionError) as error:
             at = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            find(at, "places that are not JSON", *_broken(error, text))
+            find(at, "places that are not JSON", *broken_json(error, text))
             return
         last = line + text.count("\n", place, end)
         yield line, last, value, text[place:end], _NEXT_ON_LINE.match(text, end) is None
@@ -110,16 +115,14 @@ def _is_row(value: Any, source: str, number: int | Place, find: Find) -> bool:
         what = f"a JSON {kind.get(type(value).__name__, 'number')}, not an object"
         find(number, "rows that are no objects", what, _OBJECT_MEND)
         return False
-    # JSON can spell half of a surrogate pair, which no UTF-8 text can hold
-    if "\\ud" in source.lower() and _HALF.search(json.dumps(value, ensure_ascii=False)):
-        what = "half of a surrogate pair (\\ud800 to \\udfff alone) is no character"
-        find(number, "rows with half characters", what, "delete it")
+    if "\\ud" in source.lower() and HALF.search(json.dumps(value, ensure_ascii=False)):
+        find(number, "rows with half characters", HALF_FOUND, "delete it")
         return False
     return True
 
 
 def _holds_rows(value: Any, number: int, find: Find) -> bool:
-    """Whether an object is a wrapper, ``{"data": [{...}, ...]}``."""
+    """Whether the object that is all of a file is a wrapper, ``{"data": [{...}, ...]}``."""
     if not isinstance(value, dict):
         return False
     for name, inner in value.items():
@@ -130,7 +133,7 @@ def _holds_rows(value: Any, number: int, find: Find) -> bool:
     return False
 
 
-def _broken(error: Exception, text: str) -> tuple[str, str]:
+def broken_json(error: Exception, text: str) -> tuple[str, str]:
     """What is wrong with JSON that does not parse, and the usual cause of it."""
     if isinstance(error, RecursionError):
         return "not JSON: nested too deeply", "delete the line"

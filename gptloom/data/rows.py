@@ -1,41 +1,60 @@
-"""Rows of a user's file one at a time, however large it is: csv, tsv, json, jsonl, txt, parquet, xlsx, also packed.
+"""Rows of a user's file one at a time, however large: csv, tsv, json, jsonl, txt, conll, parquet, xlsx, also packed.
 
-Broken rows are found (file, line, what, mend) and left out; reading goes on behind them. Of jsonl, csv, tsv, txt and
-parquet no more than a row (or a block of parquet) is held; json and xlsx are held whole.
+Broken rows are found (file, line, what, mend) and left out; reading goes on behind them. Of jsonl, csv, tsv, txt,
+conll and parquet no more than a row (or a block of parquet) is held; json and xlsx are held whole.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.data.column_names import plain
 from gptloom.data.findings import Findings, counted
-from gptloom.data.header import is_header
+from gptloom.data.header import LOOKED_AT, HeaderRule, is_header
 from gptloom.data.inputs import REFUSED, data_suffix, similar_names
-from gptloom.data.instruction_names import HEADERS
 from gptloom.data.json_rows import json_rows, jsonl_rows
 from gptloom.data.lines import Find, Line, Place, text_lines
 from gptloom.data.reading import open_bytes
-from gptloom.data.sheets import xlsx_rows
-from gptloom.data.tables import BINARY_MARKS, FORMATS, TableFormat
+from gptloom.data.sheets import parquet_names, parquet_rows, xlsx_rows
 
-FileFormat = TableFormat | Literal["txt"]
+FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx", "txt", "conll"]
+HEADED: tuple[FileFormat, ...] = ("csv", "tsv", "xlsx", "conll")
+"""Those whose first row may hold names."""
 
-SUFFIXES: dict[str, FileFormat] = {**FORMATS, ".txt": "txt", ".md": "txt"}
+TABLES: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+}
+SUFFIXES: dict[str, FileFormat] = {**TABLES, ".txt": "txt", ".md": "txt"}
 SPEAKERS = ("Human:", "User:", "Assistant:", "System:")
 """How turns of a transcript begin."""
 
-_HEAD_BYTES = 1 << 16
-_LOOKED_AT = 100  # rows whose keys are the names of a JSON file
-_BELOW_HEADER = 1000
-_PARQUET_ROWS = 1024
+HEAD_BYTES = 1 << 16
+_BINARY_MARKS: dict[bytes, tuple[str, str]] = {  # first bytes: (what it is, the mend)
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"PK\x03\x04": ("an xlsx workbook or a zip", "name a workbook .xlsx; unpack a zip"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook (xls)", "save it as .xlsx or as CSV UTF-8"),
+    codecs.BOM_UTF16_LE: ("text in utf-16", "convert it: iconv -f utf-16 -t utf-8 FILE > NEW (Excel: CSV UTF-8)"),
+    codecs.BOM_UTF16_BE: ("text in utf-16", "convert it: iconv -f utf-16 -t utf-8 FILE > NEW (Excel: CSV UTF-8)"),
+}
+_LENGTH_MENDS: dict[FileFormat, str] = {
+    "tsv": "a cell of a tsv holds no tab and no line end, quotes are letters there: save as csv",
+    "conll": "as many words on every line, and a blank line after each sentence",
+}
+_FIRST_OBJECTS = 100  # rows whose keys are the names of a JSON file
 _LONGEST_CELL = 1 << 26  # characters; a quote that is never closed must not swallow a whole large file
 _NO_ROWS_MEND = "write rows into it, or name another"
 
@@ -49,22 +68,24 @@ class Row:
 class RowFile:
     """The rows of one file, as often as wanted; what is broken is found once."""
 
-    def __init__(self, path: str, format: FileFormat, findings: Findings, header: bool | None) -> None:
+    def __init__(self, path: str, format: FileFormat, findings: Findings, has_names: HeaderRule = is_header) -> None:
+        """``has_names`` is asked about the first row of a csv, tsv, xlsx or conll."""
         self.path = path
         self.format = format
-        self.has_header = format not in ("csv", "tsv", "xlsx", "txt")  # JSON and Parquet name their columns
+        self.has_header = format not in (*HEADED, "txt")  # JSON and Parquet name their columns
         self.names: tuple[str, ...] = ()  # of JSON: the keys of the first rows; "1", "2", ... without a header
         self._findings = findings
         self._found_to: dict[str, Place] = {}  # of each kind, the last place where it was found
         self._delimiter = ","
-        if format in ("csv", "tsv", "xlsx"):
-            self._read_header(header)
+        if format in HEADED:
+            self._read_header(has_names)
         elif format == "parquet":
-            self.names = tuple(_parquet_names(path))
+            self.names = parquet_names(path)
+            self._check_names(path)
         elif format == "txt":
             self.names = ("text",)
         else:
-            keys = (key for _, values in islice(self._rows(), _LOOKED_AT) for key in values)
+            keys = (key for _, values in islice(self.placed(), _FIRST_OBJECTS) for key in values)
             self.names = tuple(dict.fromkeys(keys))
 
     @property
@@ -72,71 +93,78 @@ class RowFile:
         """Whether anything was found so far that is left out."""
         return bool(self._found_to)
 
-    def where(self, number: int | Place) -> str:
-        """The place of a row for a person: ``train.jsonl:17``, ``train.parquet row 17``, ``train.json:1 item 17``."""
-        if isinstance(number, Place):
-            return f"{self.path}:{number.line} item {number.item}"
-        return f"{self.path} row {number}" if self.format in ("parquet", "xlsx") else f"{self.path}:{number}"
-
     def __iter__(self) -> Iterator[Row]:
-        for number, values in self._rows():
-            yield Row(self.where(number), values)
+        for place, values in self.placed():
+            yield Row(place_of(self.path, self.format, place), values)
+
+    def placed(self) -> Iterator[tuple[int | Place, dict[str, Any]]]:
+        """Every row with its place, which ``place_of`` spells."""
+        if self.format == "jsonl":
+            yield from jsonl_rows(self._lines(self._find), self._find)
+        elif self.format == "json":
+            yield from json_rows(self._lines(self._find), self._find)
+        elif self.format == "parquet":
+            yield from parquet_rows(self.path)
+        elif self.format == "txt":
+            yield from _text_rows(self._lines(self._find))
+        else:
+            yield from self._named(self._cells(self._find))
+
+    def no_rows(self) -> Problem:
+        """What to say of a file without any."""
+        what = "no rows, only names of columns" if self.has_header and self.format != "json" else "no rows"
+        return Problem(what, where=self.path, mend=_NO_ROWS_MEND)
 
     def _find(self, number: int | Place, kind: str, what: str, mend: str | None) -> None:
         place = number if isinstance(number, Place) else Place(number, 0)
         if place > self._found_to.get(kind, Place(0, 0)):
-            self._findings.add(kind, what, self.where(number), mend)
+            self._findings.add(kind, what, place_of(self.path, self.format, number), mend)
             self._found_to[kind] = place
 
-    def _rows(self) -> Iterator[tuple[int | Place, dict[str, Any]]]:
-        if self.format == "jsonl":
-            yield from jsonl_rows(text_lines(Path(self.path), self._find), self._find)
-        elif self.format == "json":
-            yield from json_rows(text_lines(Path(self.path), self._find), self._find)
-        elif self.format == "parquet":
-            yield from _parquet_rows(self.path)
-        elif self.format == "txt":
-            yield from _text_rows(text_lines(Path(self.path), self._find))
-        else:
-            yield from self._named(self._cells(self._find))
+    def _lines(self, find: Find) -> Iterator[Line]:
+        return text_lines(Path(self.path), find)
 
     # ---- tables without names in their rows --------------------------------------------------------------------------
 
     def _cells(self, find: Find) -> Iterator[tuple[int, list[Any]]]:
         if self.format == "xlsx":
-            with open_bytes(Path(self.path)) as stream:
-                sheet = xlsx_rows(self.path, stream.read())
-            yield from zip(sheet.places, sheet.rows, strict=True)
-        elif self.format == "tsv":
-            lines = text_lines(Path(self.path), find)
-            yield from ((line.number, line.text.split("\t")) for line in lines if line.sound and line.text.strip())
+            yield from self._sheet
+        elif self.format == "csv":
+            yield from _csv_cells(self._lines(find), self._delimiter, find)
         else:
-            yield from _csv_cells(text_lines(Path(self.path), find), self._delimiter, find)
+            between = "\t" if self.format == "tsv" else None  # any spaces
+            lines = (line for line in self._lines(find) if line.sound and line.text.strip())
+            yield from ((line.number, line.text.split(between)) for line in lines)
 
-    def _read_header(self, header: bool | None) -> None:
+    @cached_property
+    def _sheet(self) -> list[tuple[int, list[Any]]]:
+        return xlsx_rows(self.path)
+
+    def _read_header(self, has_names: HeaderRule) -> None:
         if self.format == "csv":
-            self._delimiter = _delimiter_of(Path(self.path))
+            first_line = next((line.text for line in self._lines(_unheard) if line.text.strip()), "")
+            self._delimiter = next((sign for sign in ",;\t" if sign in first_line), ",")
         rows = self._cells(_unheard)
         number, first = next(rows, (1, []))
-        below = [cells for _, cells in islice(rows, _BELOW_HEADER)]
+        below = [cells for _, cells in islice(rows, LOOKED_AT)]
         whole = [cells for cells in below if len(cells) == len(first) and all(cell not in ("", None) for cell in cells)]
-        known = any(isinstance(cell, str) and plain(cell) in HEADERS for cell in first)
         # a note below the table, in its first cell only, says nothing about the columns
-        self.has_header = (known or is_header(first, whole or below)) if header is None else header
+        self.has_header = has_names(first, whole or below)
         self.names = tuple(str(i + 1) for i in range(len(first)))
         if self.has_header:
             cells = (str(cell).strip() if cell is not None else "" for cell in first)
             self.names = tuple(cell or name for cell, name in zip(cells, self.names, strict=True))
-        doubled = next((name for name in self.names if self.names.count(name) > 1), None)
-        if doubled is not None:
-            what = f"two columns are called {doubled!r}"
-            raise UserError(Problem(what, self.where(number), "name each column differently"))
+        self._check_names(place_of(self.path, self.format, number))
+
+    def _check_names(self, where: str) -> None:
+        doubled = dict.fromkeys(name for name in self.names if self.names.count(name) > 1)
+        if doubled:
+            mend = "name each column differently"
+            raise UserError(*(Problem(f"two columns are called {name!r}", where, mend) for name in doubled))
 
     def _named(self, rows: Iterable[tuple[int, list[Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
         wanted = len(self.names)
-        mend = "quote a cell that holds commas or line ends"
-        if self.format == "tsv":
-            mend = "a cell of a tsv holds no tab and no line end, quotes are letters there: save as csv"
+        mend = _LENGTH_MENDS.get(self.format, "quote a cell that holds commas or line ends")
         for i, (number, cells) in enumerate(rows):
             if i == 0 and self.has_header:
                 continue
@@ -148,32 +176,40 @@ class RowFile:
                 yield number, dict(zip(self.names, cells, strict=False))
 
 
-def read_rows(path: str, findings: Findings, *, header: bool | None = None) -> RowFile:
+def place_of(path: str, format: FileFormat, number: int | Place) -> str:
+    """The place of a row for a person: ``train.jsonl:17``, ``train.parquet row 17``, ``train.json:1 item 17``."""
+    if isinstance(number, Place):
+        return f"{path}:{number.line} item {number.item}"
+    return f"{path} row {number}" if format in ("parquet", "xlsx") else f"{path}:{number}"
+
+
+def read_rows(path: str, findings: Findings, has_names: HeaderRule = is_header) -> RowFile:
     """The rows of a file, by its suffix (also before .gz, .xz, .zst). What is broken in them goes to ``findings``.
 
-    ``header`` says whether a csv, tsv or xlsx begins with names; None: it is looked at. Text is UTF-8.
+    ``has_names`` says whether the first row of a csv, tsv or xlsx holds names. Text is UTF-8.
     Raises ``UserError``: no such file, nothing in it, another encoding or kind of file.
     """
-    file = Path(path)
-    format = _format_of(path, _head(file))
-    if header is not None and format not in ("csv", "tsv", "xlsx"):
-        raise UserError(Problem(f"{format} files have no header", where=path, mend="leave it out"))
-    rows = RowFile(path, format, findings, header)
+    format = known_format(path, read_head(path), SUFFIXES)
+    if format is None:
+        refused = ("its name does not say what it is", f"give it one of the ends {' '.join(SUFFIXES)}")
+        what, mend = REFUSED.get(data_suffix(Path(path)), refused)
+        raise UserError(Problem(what, where=path, mend=mend.replace("FILE", Path(path).with_suffix("").name)))
+    rows = RowFile(path, format, findings, has_names)
     if next(iter(rows), None) is None and not rows.is_broken:
-        what = "no rows, only names of columns" if rows.has_header and format != "json" else "no rows"
-        raise UserError(Problem(what, where=path, mend=_NO_ROWS_MEND))
+        raise UserError(rows.no_rows())
     return rows
 
 
-def _head(file: Path) -> bytes:
-    path = str(file)
+def read_head(path: str) -> bytes:
+    """The first bytes of a file. Raises ``UserError``: no such file, or nothing in it."""
+    file = Path(path)
     if not file.exists():
         raise UserError(Problem("no such file", where=path, mend=similar_names(file)))
     if file.is_dir():
         raise UserError(Problem("a folder, not a file with rows", where=path, mend="name the file"))
     try:
         with open_bytes(file) as stream:
-            head = stream.read(_HEAD_BYTES)
+            head = stream.read(HEAD_BYTES)
     except OSError as error:
         raise UserError(Problem(f"cannot be read: {error.strerror}", path, "check its permissions")) from None
     if not head.removeprefix(b"\xef\xbb\xbf").strip():
@@ -181,21 +217,20 @@ def _head(file: Path) -> bytes:
     return head
 
 
-def _format_of(path: str, head: bytes) -> FileFormat:
-    suffix = data_suffix(Path(path))
-    format = SUFFIXES.get(suffix)
+def known_format(path: str, head: bytes, suffixes: Mapping[str, FileFormat]) -> FileFormat | None:
+    """The format by the suffix, of JSON also by the content; None where neither says it.
+
+    Raises ``UserError`` for what begins like no UTF-8 text, and should be one.
+    """
+    format = suffixes.get(data_suffix(Path(path)))
     if format in ("parquet", "xlsx"):
         return format
-    for mark, (what, mend) in BINARY_MARKS.items():
+    for mark, (what, mend) in _BINARY_MARKS.items():
         if head.startswith(mark):
             raise UserError(Problem(f"{what}, not UTF-8 text", where=path, mend=mend.replace("FILE", path)))
     text = head.decode(errors="replace").removeprefix("\ufeff").lstrip()
     if format in ("json", "jsonl") or (format is None and text[:1] in ("{", "[")):
         return "jsonl" if _is_by_line(text, format) else "json"
-    if format is None:
-        known = " ".join(SUFFIXES)
-        what, mend = REFUSED.get(suffix, ("its name does not say what it is", f"give it one of the ends {known}"))
-        raise UserError(Problem(what, where=path, mend=mend.replace("FILE", Path(path).with_suffix("").name)))
     return format
 
 
@@ -234,11 +269,6 @@ def _text_rows(lines: Iterable[Line]) -> Iterator[tuple[int, dict[str, Any]]]:
 def _apart(line: str) -> str:
     """A line of a transcript, with a blank one before each turn."""
     return f"\n\n{line.lstrip()}" if line.lstrip().startswith(SPEAKERS) else line
-
-
-def _delimiter_of(path: Path) -> str:
-    first = next((line.text for line in text_lines(path, _unheard) if line.text.strip()), "")
-    return next((sign for sign in ",;\t" if sign in first), ",")
 
 
 class _Feed:
@@ -282,28 +312,3 @@ def _worded(error: csv.Error) -> str:
     if "unexpected end of data" in str(error) or "field larger" in str(error):
         return "a quote that opens in this row is never closed"
     return str(error)
-
-
-def _parquet_file(stream: IO[bytes], path: str) -> Any:
-    """Raises ``UserError``: no pyarrow, or no Parquet file."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise UserError(Problem("reading Parquet needs pyarrow", path, "pip install 'gptloom[data]'")) from None
-    if data_suffix(Path(path)) != Path(path).suffix.lower():  # packed around: Parquet is read from its end
-        stream = io.BytesIO(stream.read())
-    try:
-        return parquet.ParquetFile(stream)
-    except (ArrowException, OSError) as error:
-        raise UserError(Problem(f"not a Parquet file: {error}", where=path)) from None
-
-
-def _parquet_names(path: str) -> Sequence[str]:
-    with open_bytes(Path(path)) as stream:
-        return list(_parquet_file(stream, path).schema_arrow.names)
-
-
-def _parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open_bytes(Path(path)) as stream:
-        batches = _parquet_file(stream, path).iter_batches(batch_size=_PARQUET_ROWS)
-        yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1)

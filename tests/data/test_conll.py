@@ -6,8 +6,10 @@ import pytest
 
 from gptloom.config.errors import UserError
 from gptloom.config.finetune import ColumnOptions
+from gptloom.data.columns import guess_columns
+from gptloom.data.example import Examples
 from gptloom.data.tables import Table, read_table
-from gptloom.data.task_examples import Examples, guess_columns, read_examples
+from gptloom.data.task_examples import read_examples
 
 LINES = '-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n" " O O\n\nPeter NNP B-NP B-PER\n, , O O\n'
 

@@ -17,7 +17,8 @@ from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.data import documents
-from gptloom.data.documents import Document, expand_inputs, iter_documents
+from gptloom.data.documents import Document, iter_documents
+from gptloom.data.inputs import expand_inputs
 from gptloom.tokenizer import Tokenizer
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -256,6 +257,13 @@ def test_broken_json_lines_are_listed(tmp_path: Path) -> None:
         texts, ["not JSON", "a JSON list", "fields with text: body", "holds 3", "surrogate"], strict=True
     ):
         assert expected in text
+
+
+def test_json_that_python_does_not_take_is_named(tmp_path: Path) -> None:
+    for value, what in (("[" * 100_000, "nested too deeply"), ("1" * 5000, "write the number as text")):
+        put(tmp_path / "a.jsonl", f'{{"text": "a"}}\n{{"text": "b", "n": {value}}}\n')
+        (problem,) = refused(tmp_path / "a.jsonl")
+        assert "a.jsonl:2: not JSON" in problem and what in problem
 
 
 def test_csv_that_does_not_say_which_column_or_is_broken(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ def places(path: str) -> tuple[list[str], list[str]]:
     """Line numbers of the rows, and of the problems without the path before them."""
     _, rows, problems = read(path)
     return [row.where.removeprefix(path) for row in rows], [problem.removeprefix(path) for problem in problems]
+
+
+def always(first: Sequence[Any], below: Sequence[Sequence[Any]]) -> bool:
+    return True
 
 
 def refused(path: str, **options: Any) -> str:
@@ -135,9 +140,9 @@ def test_separators_and_headers_of_csv(tmp_path: Path) -> None:
     assert rows[0].values["Prompt"] == "a" and rows[0].values["Completion"] == "1,5"
     file, rows, _ = read(put(tmp_path / "b.csv", "How are you today?,I am fine\nWho are you?,Nobody\n"))
     assert not file.has_header and file.names == ("1", "2") and len(rows) == 2
-    file, rows, _ = read(put(tmp_path / "c.csv", "a,b\nc,d\n"), header=True)
+    file, rows, _ = read(put(tmp_path / "c.csv", "a,b\nc,d\n"), has_names=always)
     assert file.names == ("a", "b") and len(rows) == 1
-    assert "two columns are called 'a'" in refused(put(tmp_path / "d.csv", "a,a\n1,2\n"), header=True)
+    assert "two columns are called 'a'" in refused(put(tmp_path / "d.csv", "a,a\n1,2\n"), has_names=always)
 
 
 def test_a_line_of_ten_megabytes(tmp_path: Path) -> None:
@@ -260,4 +265,3 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     put(tmp_path / "train.jsonl", "{}")
     assert "did you mean train.jsonl?" in refused(str(tmp_path / "trian.jsonl"))
     assert "a folder" in refused(str(tmp_path))
-    assert "jsonl files have no header" in refused(str(tmp_path / "train.jsonl"), header=True)

@@ -11,6 +11,7 @@ import pytest
 from real_data import real_data
 
 from gptloom.config.errors import UserError
+from gptloom.data.header import is_header
 from gptloom.data.tables import Table, read_table
 
 ROWS = [{"text": 'he said "no", twice', "label": "1"}, {"text": "naïve ☃", "label": "0"}]
@@ -75,7 +76,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "parquet": as_parquet,
     "xlsx": as_xlsx,
 }
-SECOND_ROW = {"csv": ":3", "tsv": ":3", "jsonl": ":2", "json": " row 2", "parquet": " row 2", "xlsx": " row 3"}
+SECOND_ROW = {"csv": ":3", "tsv": ":3", "jsonl": ":2", "json": ":6", "parquet": " row 2", "xlsx": " row 3"}
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -136,6 +137,9 @@ HEADERS = {
     "sentences": ("this was a good film indeed,so it was said\nbad film,no\n", False),
     "numbers of a frame without names": ("0,1\ngood film,pos\nbad film,neg\n", True),
     "an empty cell": ("good film,,1a\nbad film,,1b\n", False),
+    "empty cells at the end": ("text,label,,\ngood,a,,\nbad,b,,\n", True),
+    "a name of instructions beside a long one": ("answer,what three people made of the answer\nso,a\nno,b\n", True),
+    "a class that is called like a column": ("answer,There it is.\nquestion,Who?\nanswer,I\n", False),
 }
 
 
@@ -143,6 +147,10 @@ HEADERS = {
 def test_the_first_row_is_known_as_names_or_as_a_row(case: str, tmp_path: Path) -> None:
     content, expected = HEADERS[case]
     assert read_table(put(tmp_path / "a.csv", content)).has_header is expected
+
+
+def test_a_sheet_whose_row_numbers_have_no_name_begins_with_names() -> None:
+    assert is_header([None, "text", "label"], [[0, "good film", "pos"], [1, "bad film", "neg"]])
 
 
 def test_declared_columns_and_options_decide_about_the_header(tmp_path: Path) -> None:
@@ -188,12 +196,13 @@ def test_no_file_no_rows_nothing_in_it(tmp_path: Path) -> None:
     assert "empty file" in refused(put(tmp_path / "b.csv", "\n \n"))[0]
     assert "no rows" in refused(put(tmp_path / "c.csv", "text,label\n"), header=True)[0]
     assert "no rows" in refused(put(tmp_path / "d.json", "[]"))[0]
+    assert "no rows" in refused(put(tmp_path / "e.jsonl", "{}\n{}\n"))[0]
 
 
 def test_another_encoding_is_named_with_byte_and_line_and_its_conversion() -> None:
     path = real_data("trec/TREC.train")
     line = next(i for i, raw in enumerate(path.read_bytes().split(b"\n"), 1) if not raw.isascii())
-    problem = refused(str(path))[0]
+    problem = next(problem for problem in refused(str(path)) if "not UTF-8" in problem)
     assert problem.startswith(f"{path}:{line}: not UTF-8: byte 0xf0")
     assert "iconv -f latin1 -t utf-8" in problem
 
@@ -201,11 +210,38 @@ def test_another_encoding_is_named_with_byte_and_line_and_its_conversion() -> No
 def test_binary_files_are_named_as_what_they_are(tmp_path: Path) -> None:
     assert "utf-16" in refused(put(tmp_path / "a.csv", "text,label\na,1\n".encode("utf-16")))[0]
     assert "xlsx" in refused(put(tmp_path / "b.csv", b"PK\x03\x04..."))[0]
-    assert "NUL byte at byte 4" in refused(put(tmp_path / "c.csv", b"text\0"))[0]
+    assert ":1: a NUL byte, at byte 5 of the line" in refused(put(tmp_path / "c.csv", b"text\0"))[0]
+    assert "binary, not text: a NUL byte at byte 4" in refused(put(tmp_path / "c.data", b"text\0"))[0]
     pytest.importorskip("pyarrow")
     assert "not a Parquet file" in refused(put(tmp_path / "d.parquet", b"PAR1 no"))[0]
     pytest.importorskip("openpyxl")
     assert "not an xlsx" in refused(put(tmp_path / "e.xlsx", b"PK no"))[0]
+
+
+def test_empty_cells_at_the_end_of_a_row_are_no_cells(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", "text;label\ngood film;a;;\nbad film;b;\n")
+    assert read_table(path).rows == [{"text": "good film", "label": "a"}, {"text": "bad film", "label": "b"}]
+
+
+def test_lists_of_objects_in_a_row_are_no_rows(tmp_path: Path) -> None:
+    row = {"text": "a", "entities": [{"at": 1}, {"at": 2}]}
+    assert read_table(put(tmp_path / "a.json", json.dumps([row, row]))).rows == [row, row]
+    alone = {"text": "a", "label": "b"}
+    assert read_table(put(tmp_path / "b.json", json.dumps(alone))).rows == [alone]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_json_that_python_does_not_take_is_named(name: str, tmp_path: Path) -> None:
+    for value, what in (("[" * 100_000, "nested too deeply"), ("1" * 5000, "write the number as text")):
+        path = put(tmp_path / name, f'{{"text": "a", "label": {value}}}\n')
+        assert refused(path)[0].startswith(f"{path}:1: not JSON") and what in refused(path)[0]
+
+
+def test_tagged_words_are_known_by_their_beginning_and_held_to_it(tmp_path: Path) -> None:
+    sentence = "EU B-ORG\nrejects O\n\n"
+    path = put(tmp_path / "words", sentence * 5000 + "broken\n")
+    assert refused(path)[0].startswith(f"{path}:15001: 1 cell where the first row has 2")
+    assert read_table(put(tmp_path / "words", sentence * 5000)).format == "conll"
 
 
 def test_rows_of_another_length_are_named_and_counted(tmp_path: Path) -> None:
@@ -222,11 +258,13 @@ def test_broken_quotes_and_broken_json_are_named_by_line(tmp_path: Path) -> None
     first, second, third = refused(path)
     assert first.startswith(f"{path}:2: not JSON") and second.startswith(f"{path}:3: a JSON list")
     assert third.startswith(f"{path}:4: half of a surrogate pair")
-    assert "one JSON object with data" in refused(put(tmp_path / "b.json", '{"data": []}'))[0]
+    path = put(tmp_path / "b.json", json.dumps({"version": 1, "data": ROWS}))
+    assert "one object whose 'data' holds 2 rows" in refused(path)[0]
 
 
 def test_names_that_come_twice_and_sheets_beside_each_other_are_refused(tmp_path: Path) -> None:
-    assert "two columns are called 'text'" in refused(put(tmp_path / "a.csv", "text,text\na,b\n"), header=True)[0]
+    doubled = refused(put(tmp_path / "a.csv", "text,a,text,a\na,b,c,d\n"), header=True)
+    assert ":1: two columns are called 'text'" in doubled[0] and "'a'" in doubled[1]
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     book.active.append(["text", "label"])
@@ -236,7 +274,7 @@ def test_names_that_come_twice_and_sheets_beside_each_other_are_refused(tmp_path
 
 
 def test_a_header_option_for_json_does_nothing_and_is_refused(tmp_path: Path) -> None:
-    assert "JSON names its columns" in refused(as_jsonl(tmp_path / "a.jsonl"), header=False)[0]
+    assert "jsonl names its columns itself" in refused(as_jsonl(tmp_path / "a.jsonl"), header=False)[0]
 
 
 def test_a_table_says_how_it_was_taken(tmp_path: Path) -> None:

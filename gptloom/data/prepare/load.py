@@ -10,6 +10,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.column_names import plain
 from gptloom.data.findings import Findings, counted
+from gptloom.data.header import is_header_or_short
 from gptloom.data.inputs import data_suffix
 from gptloom.data.instruction_formats import Format, conversations_of, detect, unused_columns
 from gptloom.data.instruction_names import HISTORIES, INPUTS, SYSTEMS
@@ -20,9 +21,6 @@ from gptloom.data.rows import Row, RowFile, read_rows
 
 MOST_BROKEN = 0.1
 """Of more broken rows than this share, the file was not understood: it is refused instead of cut to pieces."""
-MOST_WORDS = 4  # of a column's name
-LOOKED_AT = 1000  # rows below it
-LONGER = 2  # times its name a column's texts are at least, on average
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,9 @@ def load(path: str) -> Loaded:
     Raises ``UserError``: it cannot be read, holds preferences, has columns that nobody knows, or more than a tenth of
     its rows is broken (with the problems of all).
     """
-    file, kept, broken = _read(path)
-    odd = Findings()
+    broken, odd = Findings(), Findings()
+    file = read_rows(path, broken, is_header_or_short)
+    kept = list(file)
     if not kept:
         broken.check()
     unread = broken.count
@@ -63,29 +62,6 @@ def load(path: str) -> Loaded:
     if odd:
         found.append(Finding("messages", f"what is odd in some messages:\n{_lines(odd)}"))
     return Loaded(rows, [*_format(file), *_header(file), *found])
-
-
-def _read(path: str) -> tuple[RowFile, list[Row], Findings]:
-    """The file, its rows, and what is broken in it. A first row of short cells over long ones is one of names."""
-    broken = Findings()
-    file = read_rows(path, broken)
-    kept = list(file)
-    if not file.has_header and len(kept) > 1 and file.format != "txt" and _are_names(kept[0], kept[1:]):
-        broken = Findings()
-        file = read_rows(path, broken, header=True)
-        kept = list(file)
-    return file, kept, broken
-
-
-def _are_names(first: Row, below: Sequence[Row]) -> bool:
-    """Whether the cells of a row are names, short beside what stands under at least one of them."""
-    cells = {column: str(cell or "").strip() for column, cell in first.values.items()}
-    if not all(0 < len(cell.split()) <= MOST_WORDS and cell[-1].isalnum() for cell in cells.values()):
-        return False
-    columns = {column: [str(row.values.get(column) or "") for row in below[:LOOKED_AT]] for column in cells}
-    if any(cell in columns[column] for column, cell in cells.items()):
-        return False
-    return any(sum(map(len, columns[c])) >= LONGER * len(cell) * len(columns[c]) for c, cell in cells.items())
 
 
 def _is_conversation(format: Format, names: Sequence[str], rows: Sequence[Row]) -> bool:
