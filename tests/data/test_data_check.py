@@ -1,5 +1,6 @@
 """``data check``: repeats, leaks and oddities that are planted are found, and no others; memory does not grow with rows."""
 
+import gzip
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 
 import gptloom
 from gptloom.config.errors import Problem, UserError
-from gptloom.data.check.report import CheckReport
+from gptloom.data.check.report import CheckReport, Gathered
 from gptloom.data.check.seen import Leaked, Repeated, Seen
 from gptloom.data.check.sketches import near_pairs, repeats, sketch
 from gptloom.data.check.survey import Survey
@@ -249,6 +250,26 @@ def test_labelled_rows(tmp_path: Path) -> None:
     assert report.next.startswith(f"gptloom finetune BASE --task classify --data {train} --valid {valid}")
     broken = put(tmp_path / "broken.tsv", f"text\tlabel\n{rows}good\t\n")
     assert "no label in column 'label'" in told(gptloom.data_check(data=broken, stage="finetune").problems, tmp_path)
+
+
+def test_lengths_go_to_the_file_of_the_row(tmp_path: Path) -> None:
+    first = put(tmp_path / "a.tsv", "text\tlabel\n" + "abc\t1\nabcde\t0\n")
+    packed = tmp_path / "a.tsv.gz"
+    packed.write_bytes(gzip.compress(b"text\tlabel\nabcdefghi\t1\nb\t0\n"))
+    report = gptloom.data_check(data=[first, str(packed)], valid=first, stage="finetune")
+    assert [(facts.side, facts.rows, facts.size) for facts in report.files] == [
+        ("train", 2, 8),
+        ("train", 2, 10),
+        ("valid", 2, 8),
+    ]
+
+
+def test_too_long_rows_of_both_sides_are_named() -> None:
+    gathered = Gathered("sft", Survey("tokens", 5), Survey("tokens", 5))
+    gathered.train.add("a.jsonl:1", "a", "b", 3)
+    gathered.valid.add("b.jsonl:7", "c", "d", 9)
+    (problem,) = [problem for problem in gathered.report("next").warnings if "longer than" in problem.what]
+    assert problem.where == "b.jsonl:7" and problem.what.startswith("1 row longer than the 5 tokens")
 
 
 def test_documents(tmp_path: Path) -> None:

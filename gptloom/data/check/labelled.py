@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from gptloom.config.errors import UserError
 from gptloom.config.finetune import ColumnOptions
@@ -11,8 +12,11 @@ from gptloom.data.check.measure import Measure
 from gptloom.data.check.report import CheckReport, FileFacts, Gathered
 from gptloom.data.check.survey import Survey, find_garbled
 from gptloom.data.columns import guess_columns
+from gptloom.data.conll import sentences
+from gptloom.data.example import Example
+from gptloom.data.findings import Findings
 from gptloom.data.tables import Table, read_table
-from gptloom.data.task_examples import Examples, read_examples
+from gptloom.data.task_examples import read_examples
 
 
 def check_labelled(paths: Sequence[str], valid: Sequence[str], measure: Measure, task: Task, base: str) -> CheckReport:
@@ -36,8 +40,14 @@ def check_labelled(paths: Sequence[str], valid: Sequence[str], measure: Measure,
             continue
         labels = labels if labels is not None else found.labels
         gathered.notes += [*found.notes, *found.warnings]
-        gathered.files += [FileFacts(table.path, side, table.how, len(table.rows)) for table in tables]
-        _add(found, one, gathered, measure)
+        if task == "tokens":
+            tables = [sentences(table) for table in tables]
+        each = iter(found.examples)
+        for table in tables:
+            facts = FileFacts(table.path, side, table.how, len(table.rows))
+            gathered.files.append(facts)
+            for example in islice(each, facts.rows):
+                facts.size += _add(example, found.labels, one, gathered.warnings, measure)
     held = f" --valid {' '.join(valid)}" if valid else ""
     return gathered.report(f"gptloom finetune {base} --task {task} --data {' '.join(paths)}{held}")
 
@@ -52,14 +62,11 @@ def _tables(names: Sequence[str], gathered: Gathered) -> list[Table]:
     return tables
 
 
-def _add(found: Examples, survey: Survey, gathered: Gathered, measure: Measure) -> None:
-    sizes = {facts.path: facts for facts in gathered.files}
-    for example in found.examples:
-        text = "\n".join(example.texts)
-        length = sum(measure.of_texts(example.texts))
-        label = found.labels[example.label] if found.labels and isinstance(example.label, int) else str(example.label)
-        survey.add(example.where, text, label, length)
-        find_garbled(text, example.where, gathered.warnings)
-        facts = next((sizes[path] for path in sizes if example.where.startswith(path)), None)
-        if facts is not None:
-            facts.size += length
+def _add(example: Example, labels: Sequence[str], survey: Survey, warnings: Findings, measure: Measure) -> int:
+    """The length of the example."""
+    text = "\n".join(example.texts)
+    length = sum(measure.of_texts(example.texts))
+    label = labels[example.label] if labels and isinstance(example.label, int) else str(example.label)
+    survey.add(example.where, text, label, length)
+    find_garbled(text, example.where, warnings)
+    return length

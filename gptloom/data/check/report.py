@@ -89,9 +89,10 @@ class Gathered:
             problems += told[:1] if leaks_are_fatal and leaked.exact.count else []
             warnings += told[1:] if leaks_are_fatal and leaked.exact.count else told
         if too_long := self.train.lengths.too_long + self.valid.lengths.too_long:
-            lengths = self.train.lengths if self.train.lengths.longest else self.valid.lengths
-            what = f"{counted(too_long, 'row')} longer than the {lengths.limit:,} tokens that the model reads"
-            where = ", ".join(where for length, where in lengths.longest if length > (lengths.limit or 0))
+            limit = self.train.lengths.limit or 0
+            what = f"{counted(too_long, 'row')} longer than the {limit:,} tokens that the model reads"
+            longest = [*self.train.lengths.longest, *self.valid.lengths.longest]
+            where = ", ".join(where for length, where in longest if length > limit)
             warnings.append(Problem(what, where or None, "what is beyond it is not learned"))
         if max(self.train.rows, self.valid.rows) > SKETCHED_ROWS:
             self.notes.append(f"near duplicates were looked for in the first {SKETCHED_ROWS:,} rows of each side")
