@@ -27,7 +27,7 @@ class TokenBatches(OrderedBatches):
 
     Windows lie end to end, so every target is trained on once per epoch, apart from fewer than 2 T tokens at the two
     ends: each epoch shifts all windows by its own 0..T-1 tokens, so that the same text is not always cut in the same
-    places. Raises ``ValueError`` when a source is shorter than one window (``build.check_enough`` says it to users).
+    places. Raises ``ValueError`` when a source is shorter than one window (``built.check_enough`` says it to users).
     """
 
     def __init__(

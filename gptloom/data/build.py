@@ -38,7 +38,7 @@ Sided = tuple[int, Document]  # a document, or a piece of one, with the side it 
 
 
 @dataclass
-class Encoded:
+class EncodedSide:
     """What one side got from a batch of documents."""
 
     ids: array[int]
@@ -80,12 +80,10 @@ def build_shards(
     return _build(survey(request), tokenizer, out, found, progress)
 
 
-def build_corpus(
-    corpus: Corpus, tokenizer: Tokenizer, out: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> Built:
+def build_corpus(corpus: Corpus, tokenizer: Tokenizer, out: Path) -> Built:
     """``build_shards`` for a corpus that was surveyed already (to choose a size, to train the tokenizer)."""
-    found = _reusable(corpus.request, tokenizer, out, overwrite)
-    return _build(corpus, tokenizer, out, found, progress)
+    found = _reusable(corpus.request, tokenizer, out, overwrite=False)
+    return _build(corpus, tokenizer, out, found, None)
 
 
 def _reusable(request: CorpusRequest, tokenizer: Tokenizer, out: Path, overwrite: bool) -> Manifest | None:
@@ -218,10 +216,10 @@ def _batches(documents: Iterable[Sided]) -> Iterator[list[Sided]]:
         yield batch
 
 
-def _in_order(batches: Iterable[list[Sided]], tokenizer: Tokenizer) -> Iterator[dict[int, Encoded]]:
+def _in_order(batches: Iterable[list[Sided]], tokenizer: Tokenizer) -> Iterator[dict[int, EncodedSide]]:
     """The encoded batches in order; the next ones are read and encoded while one is written."""
     with ThreadPoolExecutor(ENCODERS) as pool:
-        waiting: deque[Future[dict[int, Encoded]]] = deque()
+        waiting: deque[Future[dict[int, EncodedSide]]] = deque()
         for batch in batches:
             waiting.append(pool.submit(_encode, batch, tokenizer))
             if len(waiting) > ENCODERS:
@@ -230,10 +228,10 @@ def _in_order(batches: Iterable[list[Sided]], tokenizer: Tokenizer) -> Iterator[
             yield waiting.popleft().result()
 
 
-def _encode(batch: Sequence[Sided], tokenizer: Tokenizer) -> dict[int, Encoded]:
+def _encode(batch: Sequence[Sided], tokenizer: Tokenizer) -> dict[int, EncodedSide]:
     """The ids of a batch by side, with end-of-text after each document that ends in it."""
     code = {2: "H", 4: "I"}[id_dtype(tokenizer.vocab_size).itemsize]
-    sides = {side: Encoded(array(code), array("I")) for side in FOLDERS}
+    sides = {side: EncodedSide(array(code), array("I")) for side in FOLDERS}
     texts = [document.text for _, document in batch]
     for (side, document), sentences in zip(batch, _encode_sentences(texts, tokenizer), strict=True):
         part = sides[side]

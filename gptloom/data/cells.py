@@ -58,19 +58,28 @@ def tags_of(cell: Any, words: Sequence[str], column: str, where: str, findings: 
     return tags
 
 
+def no_text(cell: Any) -> str | None:
+    """What a cell holds that cannot be spelled as text; None where it can."""
+    return "a list" if isinstance(cell, list) else "an object" if isinstance(cell, dict) else None
+
+
+def spelled(cell: Any) -> str:
+    """A cell as text: numbers are spelled, true and false as in JSON; nothing, and nan, is ""."""
+    return cell if isinstance(cell, str) else label_name(cell) or ""
+
+
 def _text(cell: Any, column: str, where: str, findings: Findings) -> str | None:
-    if isinstance(cell, list | dict):
-        kind = "a list" if isinstance(cell, list) else "an object"
+    if kind := no_text(cell):
         findings.add("cells that are no text", f"{column!r} holds {kind}, not text", where, "name another column")
         return None
-    text = cell if isinstance(cell, str) else label_name(cell)
-    if text is None or not text.strip():
+    text = spelled(cell)
+    if not text.strip():
         findings.add("rows with an empty text", f"{column!r} is empty", where, "delete the row or fill it in")
         return None
     return text
 
 
-def _choices(row: dict[str, Any], columns: Columns, where: str, findings: Findings) -> list[str | None]:
+def _choices(row: dict[str, Any], columns: Columns, where: str, findings: Findings) -> list[str]:
     """The choices of a row; of several columns the last may be empty, where a row has fewer."""
     cells: list[Any] | None = [row[name] for name in columns.choices]
     if len(columns.choices) == 1:
@@ -82,19 +91,19 @@ def _choices(row: dict[str, Any], columns: Columns, where: str, findings: Findin
             findings.add("cells that are no list of choices", what, where, mend)
             return []
     assert cells is not None
-    texts = [cell if isinstance(cell, str) else label_name(cell) for cell in cells]
+    texts = [spelled(cell) for cell in cells]
     if len(columns.choices) > 1:
-        while texts and not (texts[-1] or "").strip():
+        while texts and not texts[-1].strip():
             texts.pop()
     if len(texts) < 2:
         what = f"{counted(len(texts), 'choice')} to choose from"
         findings.add("rows with fewer than two choices", what, where, "a row needs at least two")
         return []
-    empty = [i + 1 for i, text in enumerate(texts) if not (text or "").strip()]
+    empty = [i + 1 for i, text in enumerate(texts) if not text.strip()]
     if empty:
         findings.add("rows with an empty choice", f"choice {empty[0]} is empty", where, "delete it or fill it in")
         return []
-    return list(texts)
+    return texts
 
 
 def _listed(cell: Any) -> list[Any] | None:

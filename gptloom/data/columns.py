@@ -17,6 +17,7 @@ from gptloom.data.rows import Row
 from gptloom.data.tables import Table
 
 ROLES = ("text", "second", "label", "choices", "start")
+LONGEST_SAMPLE = 70  # characters of a cell that are shown
 NEEDED: dict[Task, tuple[str, ...]] = {
     "classify": ("text", "label"),
     "regress": ("text", "label"),
@@ -206,5 +207,5 @@ def _looks_like_text(table: Table, task: Task, name: str) -> bool:
     return plain(name) in TEXT_NAMES[task] or Facts.of(name, table).is_text
 
 
-def _shortened(text: str, limit: int = 70) -> str:
-    return beginning(" ".join(text.split()), limit)
+def _shortened(text: str) -> str:
+    return beginning(" ".join(text.split()), LONGEST_SAMPLE)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+EXTRA_KEYS = ("name", "tool_calls", "tool_call_id")
+"""What a message of OpenAI's files may have beside its text."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,14 @@ class Message:
     )  # name, tool_calls, tool_call_id: for templates that use them
 
     def as_dict(self) -> dict[str, Any]:
-        """As OpenAI's files and templates have it."""
+        """As templates have it."""
         return {"role": self.role, "content": self.content, **self.extra}
+
+    def as_row(self) -> dict[str, Any]:
+        """As OpenAI's files have it: with a weight where it is another than 1."""
+        extra = {key: self.extra[key] for key in EXTRA_KEYS if key in self.extra}
+        weight = {} if self.weight == 1 else {"weight": self.weight or 0}
+        return {"role": self.role, "content": self.content, **extra, **weight}
 
 
 @dataclass(frozen=True)
@@ -52,3 +60,9 @@ class Conversation:
     def answer(self) -> str:
         """The last thing the assistant says."""
         return next(message.content for message in reversed(self.messages) if message.role == "assistant")
+
+    def as_row(self) -> dict[str, Any]:
+        """As a line of OpenAI's chat files; keys of ours that say something about it stay."""
+        beside = {"tools": list(self.tools), "task": self.task, "metric": self.metric, "source": self.source}
+        messages = [message.as_row() for message in self.messages]
+        return {"messages": messages, **{key: value for key, value in beside.items() if value}}

@@ -28,7 +28,6 @@ __all__ = [
     "FORMATS",
     "Conversations",
     "Format",
-    "conversation_of",
     "conversations_of",
     "detect",
     "format_of",
@@ -39,14 +38,6 @@ __all__ = [
 OTHER_FORMAT = "rows of another format"
 """A kind of findings."""
 METRICS = ("exact", "f1", "bleu", "rouge")
-
-
-def conversation_of(
-    row: Row, format: Format, findings: Findings, warnings: Findings | None = None
-) -> Conversation | None:
-    """The conversation of a row; None where it is wrong (which goes to ``findings``), or nothing in it is learned."""
-    found = conversations_of(row, format, findings, warnings)
-    return found[0] if found else None
 
 
 def conversations_of(

@@ -8,7 +8,6 @@ no state, so any position of any epoch can be looked up at once, which is all th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,16 +63,10 @@ class WindowOrder:
         self.n_windows = n_windows
         self.seed = seed
 
-    @overload
-    def window(self, position: int) -> int: ...
-    @overload
-    def window(self, position: Ints) -> Ints: ...
-    def window(self, position: int | Ints) -> int | Ints:
-        """The window at ``position`` (0, 1, 2, ... without end; epoch = position // n_windows)."""
-        positions = np.atleast_1d(np.asarray(position, dtype=np.int64))
+    def windows(self, positions: Ints) -> Ints:
+        """The window at each of ``positions`` (0, 1, 2, ... without end; epoch = position // n_windows)."""
         epochs, places = np.divmod(positions, self.n_windows)
-        windows = permute(places, self.n_windows, hash_words(self.seed, epochs))
-        return int(windows[0]) if np.ndim(position) == 0 else windows
+        return permute(places, self.n_windows, hash_words(self.seed, epochs))
 
 
 class MixedOrder:
@@ -94,7 +87,7 @@ class MixedOrder:
 
     def windows(self, positions: Ints) -> tuple[Ints, Ints, Ints]:
         """(source, epoch of that source, window of that source) at each of ``positions``."""
-        places = self._passes.window(positions)
+        places = self._passes.windows(positions)
         ends = np.cumsum(self.counts)
         sources = np.searchsorted(ends, places, side="right")
         within = places - (ends - self.counts)[sources] + (positions // self.windows_per_pass) * self.counts[sources]
@@ -102,7 +95,7 @@ class MixedOrder:
         for source, order in enumerate(self._orders):
             mine = sources == source
             epochs[mine] = within[mine] // order.n_windows
-            windows[mine] = order.window(within[mine])
+            windows[mine] = order.windows(within[mine])
         return sources, epochs, windows
 
 

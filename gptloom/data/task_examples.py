@@ -10,26 +10,14 @@ from typing import Any
 
 from gptloom.config.task import Columns, Preprocess, Task, TaskConfig
 from gptloom.data.answers import answer_and_start, keyed, place_answer, right_choices
-from gptloom.data.cells import tags_of, texts_of
-from gptloom.data.columns import check_columns, declared_names, guess_columns, with_roles
+from gptloom.data.cells import no_text, tags_of, texts_of
+from gptloom.data.columns import check_columns, with_roles
 from gptloom.data.conll import sentences
 from gptloom.data.example import Example, Examples
 from gptloom.data.findings import Findings, counted
 from gptloom.data.labels import class_numbers, holds_scores, label_name, learn_classes, read_scores
 from gptloom.data.preprocess import preprocess
-from gptloom.data.splits import check_splits
 from gptloom.data.tables import Table
-
-__all__ = [
-    "Example",
-    "Examples",
-    "check_splits",
-    "declared_names",
-    "for_prediction",
-    "guess_columns",
-    "read_examples",
-    "with_roles",
-]
 
 
 @dataclass(frozen=True)
@@ -124,10 +112,8 @@ class _Reader:
         column = self.columns.label
         mend = "an answer must be a piece of the context" if self.task == "span" else "delete the row or fill it in"
         for row in rows:
-            if self.task != "tokens" and isinstance(row.label, list | dict):
-                what = (
-                    f"{column!r} holds {'a list' if isinstance(row.label, list) else 'an object'}: a row has one label"
-                )
+            if self.task != "tokens" and (kind := no_text(row.label)):
+                what = f"{column!r} holds {kind}: a row has one label"
                 self.findings.add("labels that are lists", what, row.where, "name another --label")
             elif self.labelled and (row.label is None or label_name(row.label) is None):
                 nan = " (NaN)" if isinstance(row.label, float) else ""

@@ -18,7 +18,7 @@ from gptloom.observe.numbers import human_count
 from gptloom.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from gptloom.data.task_examples import Example
+    from gptloom.data.example import Example
 
 START, FIRST, DELIMITER, SECOND, EXTRACT = range(5)
 ROLES = ("start", "first text", "delimiter", "second text", "extract")

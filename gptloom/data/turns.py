@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptloom.config.errors import nearest
-from gptloom.data.conversation import Message, Role
+from gptloom.data.cells import no_text, spelled
+from gptloom.data.conversation import EXTRA_KEYS, Message, Role
 from gptloom.data.findings import Findings
 from gptloom.data.instruction_names import IDLE_MESSAGE_KEYS, MESSAGE_KEYS, ROLES
-from gptloom.data.labels import label_name
 
 _SAYS: dict[Role, str] = {
     "system": "the system's",
@@ -49,13 +49,10 @@ class Notes:
 
 def text_of(cell: Any, name: str, notes: Notes) -> str:
     """A cell as text: numbers are spelled, nothing is "". A list or an object is a mistake."""
-    if isinstance(cell, str):
-        return cell
-    if isinstance(cell, list | dict):
-        kind = "a list" if isinstance(cell, list) else "an object"
+    if kind := no_text(cell):
         notes.wrong(f"{name} that is no text", f"{name!r} holds {kind}, not text", "write it as text")
         return ""
-    return label_name(cell) or ""
+    return spelled(cell)
 
 
 def listed(cell: Any) -> Any:
@@ -63,7 +60,7 @@ def listed(cell: Any) -> Any:
     if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return cell
     return cell
 
@@ -95,7 +92,7 @@ def message_of(entry: Any, number: int, notes: Notes, role: Role | None = None) 
     content = _content_of(entry, number, notes)
     if role is None or content is None:
         return None
-    extra = {key: entry[key] for key in ("name", "tool_calls", "tool_call_id") if entry.get(key) is not None}
+    extra = {key: entry[key] for key in EXTRA_KEYS if entry.get(key) is not None}
     if isinstance(entry.get("function_call"), dict):  # OpenAI's older spelling
         extra["tool_calls"] = [{"type": "function", "function": entry["function_call"]}]
     return Message(role, content, _weight_of(entry, role, number, notes), extra)

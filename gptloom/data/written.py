@@ -263,7 +263,7 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             read = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return dict(call)
         return {**call, "arguments": read} if isinstance(read, dict) else dict(call)
     return dict(call)

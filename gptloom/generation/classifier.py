@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.task import HeadConfig, TaskConfig
 from gptloom.data.batch import Batch
+from gptloom.data.example import Example
 from gptloom.data.preprocess import preprocess
 from gptloom.data.task_batches import in_length_order, padded
-from gptloom.data.task_examples import Example
 from gptloom.data.task_inputs import Encoded, TaskInputs
 from gptloom.model.task_head import TaskModel, task_scores
 from gptloom.tokenizer.tokenizer import Tokenizer

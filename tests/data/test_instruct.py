@@ -256,6 +256,24 @@ def test_titles_are_asked_for_by_their_name(tmp_path: Path) -> None:
     assert found.conversations[3].source == "Story 3."
 
 
+def test_cells_are_spelled_as_everywhere(tmp_path: Path) -> None:
+    row = {"description": True, "title": "Much"}
+    assert made(tmp_path, jsonl(row), "summarize", "r.jsonl").conversations[0].source == "true"
+    (tmp_path / "set.jsonl").unlink()
+    told = refused(tmp_path, jsonl(row | {"title": float("nan")}, row | {"title": ["Much"]}), "summarize", "r.jsonl")
+    assert "r.jsonl:1: 'title' is empty" in told[0] and "r.jsonl:2: 'title' holds a list, not text" in told[1]
+
+
+def test_lines_that_are_no_text_are_refused_together(tmp_path: Path) -> None:
+    for name in ("a.en", "a.de"):
+        (tmp_path / name).write_bytes(b"one\ncaf\xe9\n")
+    options = {"task": "translate", "out": tmp_path / "set.jsonl", "languages": ["English", "German"]}
+    with pytest.raises(UserError) as error:
+        instruct(InstructOptions(data=[str(tmp_path / "a.en"), str(tmp_path / "a.de")], **options))
+    told = [str(problem) for problem in error.value.problems]
+    assert all(f"a.{end}:2: not UTF-8: byte 0xe9" in problem for end, problem in zip(("en", "de"), told, strict=True))
+
+
 def test_lines_that_do_not_meet_are_refused(tmp_path: Path) -> None:
     other = put(tmp_path / "b.de", "Ein Hund.\n")
     told = refused(

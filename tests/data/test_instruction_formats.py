@@ -13,12 +13,13 @@ from gptloom.data.conversation import Conversation, Message
 from gptloom.data.findings import Findings
 from gptloom.data.instruction_formats import (
     Conversations,
-    conversation_of,
+    conversations_of,
     format_of,
     looks_like_instructions,
     read_conversations,
 )
 from gptloom.data.rows import read_rows
+from gptloom.data.turns import listed
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -290,12 +291,16 @@ def test_a_format_that_is_asked_for(tmp_path: Path) -> None:
     assert "not sharegpt data; its columns: messages, prompt" in refused(tmp_path, row, format="sharegpt")[0]
 
 
+def test_a_cell_that_is_nested_too_deeply_is_text() -> None:
+    assert listed("[" * 100_000) == "[" * 100_000
+
+
 def test_rows_one_by_one(tmp_path: Path) -> None:
     findings = Findings()
     rows = read_rows(put(tmp_path / "a.jsonl", [chat("user"), {"messages": [USER, ANSWER]}]), findings)
     format = format_of(rows)
-    found = [conversation_of(row, format, findings) for row in rows]
-    assert found[0] is None and found[1] is not None and said(found[1]) == HI
+    found = [conversations_of(row, format, findings) for row in rows]
+    assert found[0] == [] and [said(one) for one in found[1]] == [HI]
     assert findings.count == 1
 
 
@@ -327,7 +332,7 @@ def test_published_transcripts() -> None:
     findings = Findings()
     rows = read_rows(path, findings)
     format = format_of(rows)
-    found = [one for row in rows if (one := conversation_of(row, format, findings)) is not None]
+    found = [one for row in rows for one in conversations_of(row, format, findings)]
     assert (len(found), findings.count) == (2300, 12)
     with gzip.open(path, "rt", encoding="utf-8") as file:
         first = json.loads(next(file))["chosen"]

@@ -10,8 +10,10 @@ from task_readers import TASK_SETS, task_examples, task_table
 
 from gptloom.config.errors import UserError
 from gptloom.config.task import Columns, Task, TaskConfig, TaskTokens
+from gptloom.data.example import Example, Examples
+from gptloom.data.splits import check_splits
 from gptloom.data.tables import read_table
-from gptloom.data.task_examples import Example, Examples, check_splits, for_prediction, read_examples
+from gptloom.data.task_examples import for_prediction, read_examples
 
 TEXT = Columns(text="text", label="label")
 PAIR = Columns(text="text", second="second", label="label")

@@ -12,7 +12,7 @@ from real_data import real_data
 
 from gptloom.config.errors import UserError
 from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
-from gptloom.data.task_examples import Example
+from gptloom.data.example import Example
 from gptloom.data.task_inputs import (
     DELIMITER,
     EXTRACT,

@@ -16,7 +16,7 @@ from torch import Tensor
 import gptloom
 from gptloom.config.model import ModelConfig, preset
 from gptloom.config.task import Columns, HeadConfig, TaskConfig, TaskTokens
-from gptloom.data.task_examples import Example
+from gptloom.data.example import Example
 from gptloom.data.task_inputs import TaskInputs
 from gptloom.generation.classifier import Classifier
 from gptloom.interop.classifiers import open_classifier

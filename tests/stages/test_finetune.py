@@ -18,8 +18,9 @@ import gptloom
 from gptloom.config.errors import UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import resolve
+from gptloom.data.example import Example
 from gptloom.data.tables import read_table
-from gptloom.data.task_examples import Example, for_prediction
+from gptloom.data.task_examples import for_prediction
 from gptloom.evaluation.task_metrics import evaluate_task
 from gptloom.generation.classifier import score_batches
 from gptloom.model.store import load_model

@@ -13,8 +13,10 @@ from xml.etree import ElementTree
 from real_data import real_data
 
 from gptloom.config.task import Columns, Task
+from gptloom.data.columns import declared_names
+from gptloom.data.example import Examples
 from gptloom.data.tables import Table, read_table
-from gptloom.data.task_examples import Examples, declared_names, read_examples
+from gptloom.data.task_examples import read_examples
 
 COPA_ASKS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
 

@@ -18,6 +18,7 @@ from gptloom.data.rows import Row, RowFile, read_rows
 
 AT_ONCE = 64  # examples that are measured together
 _PROGRESS_ROWS = 5000
+_TEMPLATE_ROWS = 1000  # by which a template is chosen
 
 Progress = Callable[[str, int], None]
 """Takes a path and how many of its rows are read."""
@@ -155,14 +156,14 @@ class _Check:
             facts.size += length
 
 
-def first_conversations(paths: Sequence[str], format: str | None, limit: int = 1000) -> list[Conversation]:
+def first_conversations(paths: Sequence[str], format: str | None) -> list[Conversation]:
     """Conversations of the first rows, from which a template is chosen; what is wrong with them is told elsewhere."""
     found: list[Conversation] = []
     for path in paths:
         try:
             rows = read_rows(path, Findings())
             of_file = format_of(rows, format)
-            for row in islice(rows, limit - len(found)):
+            for row in islice(rows, _TEMPLATE_ROWS - len(found)):
                 found += conversations_of(row, of_file, Findings())
         except UserError:
             continue

@@ -174,16 +174,16 @@ class Leaked:
 
         ``exact``: the rows of ``valid`` that are trained on, and for each one of ``train`` (default: with its prompt).
         """
-        exact, first = _crossing(train, valid) if exact is None else exact
+        leaking, first = _crossing(train, valid) if exact is None else exact
         n_sketched = len(sketches := train.asked_sketches())
         both = np.concatenate([sketches, valid.asked_sketches()])
         near = np.full(len(both) - n_sketched, _NONE)
         for rows, earlier in near_pairs(both):
             _note(near, rows - n_sketched, earlier, (rows >= n_sketched) & (earlier < n_sketched))
-        near[exact[exact < len(near)]] = _NONE
+        near[leaking[leaking < len(near)]] = _NONE
         nearly = np.flatnonzero(near != _NONE)
         return cls(
-            _pairs(valid, train, exact, first),
+            _pairs(valid, train, leaking, first),
             _pairs(valid, train, nearly, near[nearly], "~"),
         )
 

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from gptloom.data.order import mix
+
 MINIMA = 64
 NEAR = 0.8
 SHORTEST = 64  # bytes
@@ -44,17 +46,10 @@ def sketch(text: str) -> Sketches:
         return np.zeros(MINIMA, np.uint16)
     starts = range(_PIECE)
     pieces = [np.frombuffer(raw, "<u8", count=(len(raw) - start) // _PIECE, offset=start) for start in starts]
-    hashes = np.sort(_mixed(np.concatenate(pieces)))
+    hashes = np.sort(mix(np.concatenate(pieces)))
     hashes = hashes[np.insert(hashes[1:] != hashes[:-1], 0, True)][:_SMALLEST]  # each once
     minima = (hashes * _ODD).min(axis=1)
     return (minima >> np.uint64(16)).astype(np.uint16)  # the highest bits of a minimum are nearly all 0
-
-
-def _mixed(values: Keys) -> Keys:
-    """Every bit of a value spread over all of them (Steele, Lea & Flood 2014, SplitMix64's last steps)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def repeats(keys: Keys) -> tuple[Numbers, Numbers]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gptloom.data.cells import no_text, spelled
 from gptloom.data.findings import Findings
 
 
@@ -32,8 +33,9 @@ class AskedRows:
 
 def text_cell(cell: object, column: str, where: str, findings: Findings) -> str:
     """A cell's text without spaces around it; "" for one that is empty or none, which is found."""
-    text = "" if isinstance(cell, list | dict) or cell is None else str(cell).strip()
+    kind = no_text(cell)
+    text = "" if kind else spelled(cell).strip()
     if not text:
-        what = f"{column!r} holds {'no text' if isinstance(cell, list | dict) else 'nothing'}"
+        what = f"{column!r} holds {kind}, not text" if kind else f"{column!r} is empty"
         findings.add("rows with an empty text", what, where, "delete the row or fill it in")
     return text

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gptloom.config.data_tools import InstructOptions, InstructTask
 from gptloom.config.errors import Problem, UserError
@@ -105,13 +104,7 @@ def either(options: Sequence[str]) -> str:
 
 def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
     """One JSON object with ``messages`` on each line, the keys that a conversation has beside them where it has them."""
-    write_text(path, "".join(json.dumps(_as_row(one), ensure_ascii=False) + "\n" for one in conversations))
-
-
-def _as_row(conversation: Conversation) -> dict[str, Any]:
-    beside = {"task": conversation.task, "metric": conversation.metric, "source": conversation.source}
-    messages = [message.as_dict() for message in conversation.messages]
-    return {"messages": messages, **{key: value for key, value in beside.items() if value}}
+    write_text(path, "".join(json.dumps(one.as_row(), ensure_ascii=False) + "\n" for one in conversations))
 
 
 # ---- which rows ------------------------------------------------------------------------------------------------------

@@ -99,5 +99,5 @@ def _squad(path: str) -> list[Asked] | None:
             for paragraph in article["paragraphs"]
             for place, asked in enumerate(paragraph["qas"], start=1)
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None  # a table's reader says what is wrong with it

@@ -13,7 +13,7 @@ from gptloom.data.inputs import similar_names
 from gptloom.data.instruct.asked import Asked, AskedRows, text_cell
 from gptloom.data.instruct.named import named_columns, spelled_columns
 from gptloom.data.instruct.wordings import SUMMARIZE, TRANSLATE
-from gptloom.data.reading import open_bytes
+from gptloom.data.lines import Place, text_lines
 from gptloom.data.tables import read_table
 
 ARTICLE_NAMES = ("article", "document", "text", "content", "body", "description", "story")
@@ -31,7 +31,9 @@ def translation_rows(options: InstructOptions) -> AskedRows:
         problems.append(Problem("the two languages have no names", mend="--languages English German"))
     if problems:
         raise UserError(*problems)
-    ours, theirs = (_lines(path) for path in options.data)
+    findings = Findings()
+    ours, theirs = (_lines(path, findings) for path in options.data)
+    findings.check()
     if len(ours) != len(theirs):
         what = (
             f"{len(ours):,} lines, and {len(theirs):,} in {options.data[1]}: line i of one must be line i of the other"
@@ -49,21 +51,16 @@ def translation_rows(options: InstructOptions) -> AskedRows:
     return AskedRows(rows, TRANSLATE, "bleu", [sentence], warnings)
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str, findings: Findings) -> list[str]:
     """The lines of a UTF-8 text without spaces around them."""
     file = Path(path)
     if not file.is_file():
         raise UserError(Problem("no such file", path, similar_names(file)))
-    with open_bytes(file) as stream:
-        raw = stream.read()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        what = f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start:,}"
-        mend = f"iconv -f latin1 -t utf-8 {path} > NEW (cp1252 for files of Windows)"
-        raise UserError(Problem(what, f"{path}:{line}", mend)) from None
-    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+
+    def find(number: int | Place, kind: str, what: str, mend: str | None) -> None:
+        findings.add(kind, what, f"{path}:{number}", mend)
+
+    return [line.text.strip() for line in text_lines(file, find)]
 
 
 def summary_rows(options: InstructOptions) -> AskedRows:

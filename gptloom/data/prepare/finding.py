@@ -11,6 +11,7 @@ from gptloom.data.prepare.rows import Rows
 Level = Literal["necessary", "recommended", "possible"]
 RowsT = TypeVar("RowsT", bound=Rows)
 LONGEST_QUOTED = 70  # characters
+SHOWN = 3  # places
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def done(check: str, text: str, what: str) -> Finding[Any]:
     return Finding(check, text, Remedy(what, lambda rows: rows, "necessary"))
 
 
-def places(wheres: Sequence[str], limit: int = 3) -> str:
+def places(wheres: Sequence[str]) -> str:
     """``kant.csv:3, 9, 12 and 4 more``: the file is named once."""
-    first, *others = wheres[:limit]
+    first, *others = wheres[:SHOWN]
     file = first.rstrip("0123456789")
-    rest = f" and {len(wheres) - limit:,} more" if len(wheres) > limit else ""
+    rest = f" and {len(wheres) - SHOWN:,} more" if len(wheres) > SHOWN else ""
     return ", ".join([first, *(place.removeprefix(file) for place in others)]) + rest
 
 

@@ -1,4 +1,4 @@
-"""Checks of rows of either form: how many, empty, misread, twice, nearly twice, too long."""
+"""Checks of rows of either form: how many, misread, twice, nearly twice, too long."""
 
 from __future__ import annotations
 

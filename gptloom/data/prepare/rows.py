@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from gptloom.data.conversation import Conversation, Message
+from gptloom.data.conversation import Conversation
 
 Kind = Literal["open-ended", "classification", "conditional", "chat"]
 KIND_NAMES: dict[Kind, str] = {
@@ -159,26 +159,9 @@ class Chats(Rows):
         return Chats(tuple(_rewritten(row, change) for row in self.rows))
 
     def objects(self) -> Iterator[dict[str, Any]]:
-        return (_object(row) for row in self.rows)
+        return (row.as_row() for row in self.rows)
 
 
 def _rewritten(row: Conversation, change: Callable[[str], str]) -> Conversation:
     messages = tuple(replace(message, content=change(message.content)) for message in row.messages)
     return replace(row, messages=messages)
-
-
-def _object(row: Conversation) -> dict[str, Any]:
-    """As OpenAI's chat files; keys of ours that say something about the row stay."""
-    beside = {"task": row.task, "metric": row.metric, "source": row.source}
-    return {
-        "messages": [_message(message) for message in row.messages],
-        **({"tools": list(row.tools)} if row.tools else {}),
-        **{key: value for key, value in beside.items() if value},
-    }
-
-
-def _message(message: Message) -> dict[str, Any]:
-    """``weight`` only where an answer has another than 1."""
-    extra = {key: message.extra[key] for key in ("name", "tool_calls", "tool_call_id") if key in message.extra}
-    weight = {} if message.weight == 1 else {"weight": message.weight}
-    return {"role": message.role, "content": message.content, **extra, **weight}

@@ -12,10 +12,11 @@ from gptloom.config.errors import Problem, UserError
 from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.task import Columns
 from gptloom.data.columns import declared_names, guess_columns
+from gptloom.data.example import Example, Examples
 from gptloom.data.preprocess import NOTE
 from gptloom.data.splits import check_splits, text_key
 from gptloom.data.tables import Table, read_table
-from gptloom.data.task_examples import Example, Examples, read_examples
+from gptloom.data.task_examples import read_examples
 from gptloom.observe.terminal import say
 from gptloom.stages.tuning.body import files_hash
 
