@@ -473,7 +473,7 @@ def test_runs_of_other_makers(pretrain, gptloom, tmp_path: Path) -> None:
     refused = gptloom("resume", tmp_path / "run")
     assert refused.code == 2 and "newer gptloom" in refused.err
     (tmp_path / "empty").mkdir()
-    assert "not a run" in gptloom("resume", tmp_path / "empty").err
+    assert "no run: neither events.jsonl nor state.json" in gptloom("resume", tmp_path / "empty").err
     assert gptloom("resume", tmp_path / "nowhere").code == 2
 
 
