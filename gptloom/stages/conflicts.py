@@ -46,6 +46,7 @@ from gptloom.stages.choices import (
     choose_schedule,
 )
 from gptloom.stages.derive import choose_optimizer
+from gptloom.stages.overwriting import about_overwriting
 from gptloom.stages.preflight import want_compile
 from gptloom.stages.text import check_reading
 from gptloom.tokenizer.train import TRAINED_KINDS
@@ -249,11 +250,7 @@ def _about_folder(asked: Asked) -> Iterator[Problem]:
         return
     folder = Path(options.out)
     yield from _said_by(partial(check_folder, folder, options.overwrite))
-    named = [*options.data, *options.valid, *filter(None, (options.base, options.tokenizer))]
-    inside = [text for text in named if Path(text.partition("@")[0]).resolve().is_relative_to(folder.resolve())]
-    if options.overwrite:
-        what = "--overwrite would delete what this training reads"
-        yield from (Problem(what, text, "another --out") for text in inside)
+    yield from about_overwriting(options)
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

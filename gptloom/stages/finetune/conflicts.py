@@ -9,6 +9,7 @@ from gptloom.config.finetune import FinetuneOptions
 from gptloom.config.resolve import Resolved, idle
 from gptloom.stages.finetune.columns import idle_columns, idle_inputs
 from gptloom.stages.finetune.features import uses_features
+from gptloom.stages.overwriting import about_overwriting
 from gptloom.stages.tuning.conflicts import about_part
 
 STEPS = (  # what only a training by steps heeds
@@ -21,6 +22,7 @@ STEPS = (  # what only a training by steps heeds
 def check_options(resolved: Resolved[FinetuneOptions]) -> None:
     """UserError with every conflict."""
     problems = [*_about_method(resolved), *_about_task(resolved.options), *_about_many(resolved)]
+    problems += about_overwriting(resolved.options)
     if problems:
         raise UserError(*problems)
 

@@ -11,6 +11,7 @@ from gptloom.config.run_folder import CONFIG
 from gptloom.config.sft import SftOptions
 from gptloom.stages.claim import Claim
 from gptloom.stages.on_disk import default_folder
+from gptloom.stages.overwriting import about_overwriting
 from gptloom.stages.sft.data import SftData, read_sft_data
 from gptloom.stages.sft.plan import plan_run
 from gptloom.stages.sft.result import SftRun
@@ -50,7 +51,7 @@ def start(resolved: Resolved[SftOptions], data: SftData, folder: Path, callbacks
 
 def check_options(resolved: Resolved[SftOptions]) -> None:
     """UserError with every option that contradicts another, or would do nothing."""
-    problems = list(about_part(resolved))
+    problems = [*about_part(resolved), *about_overwriting(resolved.options)]
     if len(resolved.options.data) == 1:
         problems += idle(resolved, ("mix_temperature",), "there is one file, and nothing to mix")
     if problems:
