@@ -23,14 +23,19 @@ class AnswerKeys(NamedTuple):
 
 
 def answer_keys(conversation: Conversation) -> list[AnswerKeys]:
-    """Of each answer, white space aside. Where nothing comes before, as in plain text, both are of the answer."""
+    """Of each answer, white space aside. Where nothing comes before, as in plain text, both are of the answer.
+
+    Calls and tools belong to them: one who calls something else, or may call something else, says something else.
+    """
     keys = []
+    offered = [conversation.offered] if conversation.tools else []
     told: list[str] = []
     for message in conversation.messages:
         before = tuple(told)
-        told.append(f"{message.role}\x1f{' '.join(message.content.split())}")
+        calls = [message.calls] if message.calls else []
+        told.append("\x1f".join([message.role, " ".join(message.content.split()), *calls]))
         if message.role == "assistant":
-            keys.append(AnswerKeys(_hash(before or told), _hash(told)))
+            keys.append(AnswerKeys(_hash([*offered, *(before or told)]), _hash([*offered, *told])))
     return keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 EXTRA_KEYS = ("name", "tool_calls", "tool_call_id")
 """What a message of OpenAI's files may have beside its text."""
+CALL_KEYS = ("tool_calls", "tool_call_id")
+"""Those of them that say something, as text does."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,16 @@ class Message:
     extra: Mapping[str, Any] = field(
         default_factory=dict
     )  # name, tool_calls, tool_call_id: for templates that use them
+
+    @property
+    def calls(self) -> str:
+        """As JSON what it calls, and whose call it answers; "" for most messages."""
+        return _as_json({key: self.extra[key] for key in CALL_KEYS if key in self.extra})
+
+    @property
+    def said(self) -> str:
+        """Its text and its calls."""
+        return self.content + self.calls
 
     def as_dict(self) -> dict[str, Any]:
         """As templates have it."""
@@ -66,3 +79,8 @@ class Conversation:
         beside = {"tools": list(self.tools), "task": self.task, "metric": self.metric, "source": self.source}
         messages = [message.as_row() for message in self.messages]
         return {"messages": messages, **{key: value for key, value in beside.items() if value}}
+
+
+def _as_json(found: Any) -> str:
+    """The same text for the same thing; "" for nothing."""
+    return json.dumps(found, ensure_ascii=False, sort_keys=True, default=str) if found else ""

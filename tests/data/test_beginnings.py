@@ -49,3 +49,14 @@ def test_who_says_it_counts() -> None:
     user, system = (Conversation((Message(role, "a"), Message("assistant", "b")), "f:1") for role in ("user", "system"))
     assert seen([system], [user]) == []
     assert [keys.prompt for keys in answer_keys(user)] != [keys.prompt for keys in answer_keys(system)]
+
+
+def test_calls_and_tools_count_and_without_them_nothing_changes() -> None:
+    def calling(city: str, tool: str = "weather") -> Conversation:
+        call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": tool, "arguments": city}}]})
+        told = Message("tool", "5 degrees", extra={"tool_call_id": city})
+        messages = (Message("user", "How cold is it?"), call, told, Message("assistant", "Cold."))
+        return Conversation(messages, "f:1", tools=({"name": tool},))
+
+    assert seen([calling("Oslo")], [calling("Rome"), calling("Oslo"), calling("Oslo", "time")]) == [(1, 0)]
+    assert answer_keys(talk("a", "b")) == [(14574799197212292314, 631056994881453376)]  # splits of old files stay

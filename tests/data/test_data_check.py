@@ -181,6 +181,17 @@ def test_a_beginning_that_is_trained_on_is_a_leak(check: Callable[..., CheckRepo
     )
 
 
+def test_other_calls_are_other_rows(check: Callable[..., CheckReport]) -> None:
+    def row(city: str, tool: str = "weather") -> dict[str, Any]:
+        call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": tool, "arguments": city}}]}
+        return {"messages": [{"role": "user", "content": "how cold?"}, call], "tools": [{"name": tool}]}
+
+    report = check([row("Oslo"), row("Rome"), row("Oslo", "time")], valid=[row("Oslo", "fish")])
+    assert report.is_fine and report.repeated is not None and report.leaked is not None
+    assert (report.repeated.exact.count, report.repeated.other_answers.count, report.leaked.exact.count) == (0, 1, 0)
+    assert report.lengths["median"] > 60
+
+
 def test_many_problems_are_counted(check: Callable[..., CheckReport]) -> None:
     report = check([pair("a", "b"), *[pair("a", "")] * 40])
     assert len(report.problems) == 4 and str(report.problems[-1]) == "and 37 more: empty answers"

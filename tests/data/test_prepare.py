@@ -288,6 +288,28 @@ def test_good_conversations_are_left_alone(tmp_path: Path) -> None:
     assert prepare(path, Reader(), Answers()).paths == []
 
 
+def call(city: str, offered: str = "get_weather", text: str | None = None) -> dict[str, Any]:
+    """One who asks for the weather is answered by a call."""
+    function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+    calls = [{"id": "c", "type": "function", "function": function}]
+    messages = [{"role": "user", "content": "weather please"}, {"role": "assistant", "content": text, "tool_calls": calls}]
+    return {"messages": messages, "tools": [{"type": "function", "function": {"name": offered}}]}
+
+
+def test_conversations_that_differ_in_calls_or_tools_are_no_duplicates(tmp_path: Path) -> None:
+    rows = [call("Oslo"), call("Rome"), call("Oslo", "get_time"), call("Oslo")]
+    prepared = prepare(jsonl(tmp_path / "x.jsonl", rows), Reader(), desk := Answers())
+    assert "1 row word for word as an earlier one (" in desk.text
+    assert [row["messages"][1]["tool_calls"] for row in rows_of(prepared)] == [
+        row["messages"][1]["tool_calls"] for row in rows[:3]
+    ]
+
+
+def test_calls_and_tools_are_measured(tmp_path: Path) -> None:
+    rows = load(jsonl(tmp_path / "x.jsonl", [call("Oslo"), call("O" * 4000)])).rows
+    assert Reader().counts(rows.texts())[1] > 1000 > Reader().counts(rows.texts())[0] > 30
+
+
 def test_instructions_with_an_input_become_messages(tmp_path: Path) -> None:
     rows = [{"instruction": q, "input": "in short", "output": a} for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
     path = tmp_path / "x.json"

@@ -71,7 +71,7 @@ def _pair(row: Row, format: Format, findings: Findings, warnings: Findings, task
                 what = f"chosen and rejected answer different prompts ({difference})"
                 mend = "a pair is two answers to one prompt: the turns before the last must be the same"
                 findings.add("pairs of different prompts", what, row.where, mend)
-            elif chosen.answer == rejected.answer:
+            elif chosen.answered == rejected.answered:
                 what = "chosen and rejected are the same: nothing is preferred"
                 warnings.add("pairs that are ties", what, row.where, "delete the row: nothing is learned from it")
             else:
@@ -83,7 +83,7 @@ def _difference(asked: Sequence[Message], other: Sequence[Message]) -> str | Non
     if len(asked) != len(other):
         return f"{len(asked)} and {len(other)} messages before the answer"
     for number, (a, b) in enumerate(zip(asked, other, strict=True), start=1):
-        if (a.role, a.content) != (b.role, b.content):
+        if (a.role, a.said) != (b.role, b.said):
             return f"message {number} differs"
     return None
 
@@ -146,11 +146,11 @@ class _Check:
         for answers in batch:
             first = answers[0]
             length = max(next(lengths) for _ in answers)
-            prompt = "\n".join(message.content for message in first.prompt)
-            answer = "\n".join(conversation.answer for conversation in answers)
+            prompt = first.asked
+            answer = "\n".join(conversation.answered for conversation in answers)
             if survey.seen.prompts_too:
                 survey.beginnings.add(survey.rows, first)
-            survey.add(first.where, prompt, answer, length)
+            survey.add(first.where, prompt, answer, length, first.offered)
             find_garbled(f"{prompt}\n{answer}", first.where, gathered.warnings)
             facts.turns += sum(message.role == "assistant" for message in first.messages)
             facts.size += length

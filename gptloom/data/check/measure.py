@@ -34,7 +34,7 @@ class Characters:
 
     def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
         self.usable += len(conversations)
-        return [sum(len(message.content) for message in one.messages) for one in conversations]
+        return [len(one.text) for one in conversations]
 
     def of_texts(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]

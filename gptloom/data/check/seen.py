@@ -77,16 +77,19 @@ class Seen:
     def __len__(self) -> int:
         return len(self._whole)
 
-    def add(self, where: str, prompt: str, answer: str) -> None:
-        """A row; ``prompt`` is all that comes before the last answer, "" where nothing does."""
+    def add(self, where: str, prompt: str, answer: str, offered: str = "") -> None:
+        """A row; ``prompt`` is all that comes before the last answer, "" where nothing does.
+
+        ``offered``: its tools. Rows with others are others, but those of the same tools are not nearly the same for that.
+        """
         place = where.rstrip("0123456789")
         if not self.files or self.files[-1] != place:
             self.files.append(place)
         self._file.append(len(self.files) - 1)
         self._number.append(int(where[len(place) :] or 0))
-        asked = _hash(" ".join((prompt if prompt.strip() else answer).split()))
+        asked = _hash(f"{offered}\x1e{' '.join((prompt if prompt.strip() else answer).split())}")
         self._asked.append(asked)
-        self._whole.append(_hash(f"{prompt}\x1e{answer}") if prompt.strip() else asked)
+        self._whole.append(_hash(f"{offered}\x1e{prompt}\x1e{answer}") if prompt.strip() else asked)
         if len(self) > SKETCHED_ROWS:
             return
         self._waiting.append((prompt, answer))

@@ -74,10 +74,10 @@ class Survey:
         self.rows = 0
         self._answers: Counter[str] | None = Counter()
 
-    def add(self, where: str, prompt: str, answer: str, length: int) -> None:
-        """A row: what is asked ("" for nothing), and what is answered."""
+    def add(self, where: str, prompt: str, answer: str, length: int, offered: str = "") -> None:
+        """A row: what is asked ("" for nothing), what is answered, and which tools are there for it."""
         self.rows += 1
-        self.seen.add(where, prompt, answer)
+        self.seen.add(where, prompt, answer, offered)
         self.lengths.add(length, where)
         if self._answers is not None:
             short = answer.strip()

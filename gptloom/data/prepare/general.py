@@ -85,8 +85,8 @@ def near_duplicates(rows: RowsT, reader: Reader) -> list[Finding[RowsT]]:
 def seen_of(rows: Rows) -> Seen:
     """The rows as those look at them who search for repetitions."""
     seen = Seen(prompts_too=True)
-    for where, (prompt, answer) in zip(rows.wheres, rows.asked_and_answered(), strict=True):
-        seen.add(where, prompt, answer)
+    for where, (prompt, answer), offered in zip(rows.wheres, rows.asked_and_answered(), rows.offered(), strict=True):
+        seen.add(where, prompt, answer, offered)
     return seen
 
 

@@ -46,12 +46,16 @@ class Rows(ABC):
     def asked_and_answered(self) -> list[tuple[str, str]]:
         """All that comes before the last answer of each row, "" where nothing does, and that answer."""
 
+    def offered(self) -> list[str]:
+        """The tools of each row that may be called; "" for none."""
+        return [""] * len(self)
+
     @abstractmethod
     def parts(self) -> list[tuple[str, ...]]:
         """The texts of each row."""
 
     def texts(self) -> list[str]:
-        """All that each row says, one part behind the other."""
+        """All that is read of each row, one part behind the other."""
         return ["".join(parts) for parts in self.parts()]
 
     @abstractmethod
@@ -144,10 +148,16 @@ class Chats(Rows):
         return [row.where for row in self.rows]
 
     def keys(self) -> list[Hashable]:
-        return [tuple((message.role, message.content) for message in row.messages) for row in self.rows]
+        return [(row.offered, *((one.role, one.content, one.calls) for one in row.messages)) for row in self.rows]
 
     def asked_and_answered(self) -> list[tuple[str, str]]:
-        return [("\n".join(message.content for message in row.prompt), row.answer) for row in self.rows]
+        return [(row.asked, row.answered) for row in self.rows]
+
+    def offered(self) -> list[str]:
+        return [row.offered for row in self.rows]
+
+    def texts(self) -> list[str]:
+        return [row.text for row in self.rows]
 
     def parts(self) -> list[tuple[str, ...]]:
         return [tuple(message.content for message in row.messages) for row in self.rows]
