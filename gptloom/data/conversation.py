@@ -65,14 +65,39 @@ class Conversation:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """Everything before the last answer."""
-        last = max(i for i, message in enumerate(self.messages) if message.role == "assistant")
-        return self.messages[:last]
+        """Everything before the last answer that is learned: what stands behind that is no part of a rendered example."""
+        return self.messages[: self._last]
 
     @property
     def answer(self) -> str:
-        """The last thing the assistant says."""
-        return next(message.content for message in reversed(self.messages) if message.role == "assistant")
+        """The last thing the assistant says that is learned."""
+        return self.messages[self._last].content
+
+    @property
+    def _last(self) -> int:
+        """Which message it is; the last of the assistant's where none is learned."""
+        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
+        return max((i for i in answers if self.messages[i].weight > 0), default=answers[-1])
+
+    @property
+    def offered(self) -> str:
+        """As JSON the tools that may be called; "" for none."""
+        return _as_json(self.tools)
+
+    @property
+    def asked(self) -> str:
+        """All that is said before the answer, calls too; "" where nothing is."""
+        return "\n".join(message.said for message in self.prompt)
+
+    @property
+    def answered(self) -> str:
+        """That answer with its calls."""
+        return self.messages[len(self.prompt)].said
+
+    @property
+    def text(self) -> str:
+        """All that a model reads of it, one behind the other."""
+        return self.offered + "".join(message.said for message in self.messages)
 
     def as_row(self) -> dict[str, Any]:
         """As a line of OpenAI's chat files; keys of ours that say something about it stay."""
