@@ -88,7 +88,8 @@ def _measure(options: CheckOptions) -> Measure:
     data = first_conversations(options.data, options.format if options.stage == "sft" else "preference")
     as_trained = SftOptions(base=options.model, data=options.data, template=options.template)
     format, tokenizer = choose_template(as_trained, tokenizer, read_chat(folder), data, embeds=True)
-    return Tokens(tokenizer, format, min(context, options.max_length or context))
+    accepted = options.max_length is not None
+    return Tokens(tokenizer, format, min(context, options.max_length or context), accepted=accepted)
 
 
 def run_check(resolved: Resolved[CheckOptions], out: Output) -> int:

@@ -29,6 +29,11 @@ class Sample:
     stopped: bool
     repetition: float
 
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing: a model that ends at once has learned to end, and not to answer."""
+        return not self.answer.strip()
+
 
 @dataclass(frozen=True)
 class Smoke:
@@ -40,8 +45,13 @@ class Smoke:
 
     @property
     def stopping(self) -> float:
-        """Share of the answers that ended by themselves; 1 where nothing was asked."""
-        return _mean([float(sample.stopped) for sample in self.samples], 1.0)
+        """Share of the answers that say something and ended by themselves; 1 where nothing was asked."""
+        return _mean([float(sample.stopped and not sample.empty) for sample in self.samples], 1.0)
+
+    @property
+    def empty(self) -> int:
+        """How many answers say nothing."""
+        return sum(sample.empty for sample in self.samples)
 
     @property
     def repetition(self) -> float:
@@ -51,7 +61,8 @@ class Smoke:
     @property
     def sentence(self) -> str:
         """``19 of 20 answers to training prompts end by themselves (95 %), 3 % of their 4-grams are repeated``."""
-        return f"{self._ended} ({self.stopping:.0%}), {self.repetition:.0%} of their {GRAM}-grams are repeated"
+        share = f"{self.stopping:.0%}" + (f", {self.empty} empty" if self.empty else "")
+        return f"{self._ended} ({share}), {self.repetition:.0%} of their {GRAM}-grams are repeated"
 
     @property
     def warning(self) -> str | None:
@@ -59,20 +70,22 @@ class Smoke:
         if self.stopping >= ENOUGH:
             return None
         return (
-            f"warning: only {self._ended} within {self.max_tokens:,} tokens. If they break off in the middle of "
-            "something sensible, the answers in the data are longer than that; if they go round in circles, train "
-            "longer (--max-epochs) or on more examples, and look at what is learned: gptloom data show FILE --stage sft"
+            f"warning: only {self._ended} within {self.max_tokens:,} tokens, {self.empty} are empty. If they break off in "
+            "the middle of something sensible, the answers in the data are longer than that; if they are empty or go round "
+            "in circles, train longer (--max-epochs) or on more examples, and look at what is learned: "
+            "gptloom data show FILE --stage sft"
         )
 
     @property
     def _ended(self) -> str:
-        ended = sum(sample.stopped for sample in self.samples)
+        ended = round(self.stopping * len(self.samples))
         return f"{ended} of {len(self.samples)} answers to {self.whose} prompts end by themselves"
 
     def as_dict(self) -> dict[str, Any]:
         """For a run's events and its report."""
         return {
             "stopping": self.stopping,
+            "empty": self.empty,
             "repetition": self.repetition,
             "max_tokens": self.max_tokens,
             "sentence": self.sentence,

@@ -58,7 +58,8 @@ def smoke_warnings(after: dict[str, Any]) -> list[str]:
 
 
 def _answer(sample: dict[str, Any]) -> str:
-    return beginning(sample["answer"], LONGEST_ANSWER) + ("" if sample["stopped"] else " [does not end]")
+    text = beginning(sample["answer"], LONGEST_ANSWER) if sample["answer"].strip() else "[empty]"
+    return text + ("" if sample["stopped"] else " [does not end]")
 
 
 def _answers(task: str, before: dict[str, Any], after: dict[str, Any]) -> str:

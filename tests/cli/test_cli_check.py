@@ -94,6 +94,9 @@ def test_with_a_model(run: Run, base: str, tmp_path: Path) -> None:
 def test_with_a_model_that_reads_nothing_of_it(run: Run, base: str, tmp_path: Path) -> None:
     system = {"messages": [{"role": "system", "content": "s" * 90}, *_turn()]}
     code, out = run(put(tmp_path / "long.jsonl", [system]), "--model", base)
+    assert code == 2 and "a system message has 90 tokens, and an example at most 64" in out
+    asked = {"messages": [{"role": "user", "content": "s" * 90}, _turn()[1]]}
+    code, out = run(put(tmp_path / "asks.jsonl", [asked]), "--model", base, "--max-length", "64")
     assert code == 2 and "not one answer ends within the 64 tokens that are read" in out
 
 

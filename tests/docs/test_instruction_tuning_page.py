@@ -12,9 +12,10 @@ from gptloom.config.export import ExportOptions
 from gptloom.config.options import option_fields
 from gptloom.config.sft import SftOptions
 from gptloom.config.show import ShowOptions
+from gptloom.data.room import MOST_LEFT_OUT
 from gptloom.data.templates import needs_tokens
 from gptloom.evaluation.smoke import ENOUGH
-from gptloom.stages.sft.plan import EPOCHS, MOST_LEFT_OUT
+from gptloom.stages.sft.plan import EPOCHS
 from gptloom.stages.tuning.part import RANK
 
 PAGE = (Path(__file__).parents[2] / "docs" / "instruction-tuning.md").read_text(encoding="utf-8")

@@ -85,6 +85,14 @@ def test_the_warning_begins_below_nine_of_ten(stopped: int, warned: bool) -> Non
     assert (smoke.warning is not None) == warned
 
 
+def test_an_empty_answer_has_not_answered() -> None:
+    """A model that ends at once would pass for one that ends well."""
+    smoke = Smoke([Sample("q", answer, True, 0.0) for answer in ("", " \n", "a", "b")], 64, "held-out")
+    assert (smoke.stopping, smoke.empty) == (0.5, 2)
+    assert "2 of 4 answers to held-out prompts end by themselves (50%, 2 empty)" in smoke.sentence
+    assert smoke.warning is not None and "if they are empty" in smoke.warning
+
+
 def test_prompts_are_readable() -> None:
     assert readable([Message("user", "Hi")]) == "Hi"
     assert readable([Message("system", "Be brief."), Message("user", "Hi")]) == "system: Be brief.\nuser: Hi"

@@ -12,12 +12,16 @@ import pytest
 import torch
 
 from gptloom.cli.main import main
+from gptloom.config.chat import ChatFormat
 from gptloom.config.model import ModelConfig, preset
-from gptloom.data.templates import built_in
-from gptloom.model.store import save_model
+from gptloom.config.sft import SftOptions
+from gptloom.data.instruction_formats import read_conversations
+from gptloom.data.templates import built_in, from_file
+from gptloom.model.store import read_chat, save_model
 from gptloom.model.transformer import Transformer
+from gptloom.stages.sft.template import choose_template
 from gptloom.stages.tuning import preflight
-from gptloom.tokenizer import Tokenizer, train_tokenizer
+from gptloom.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 SHAPE = {"n_layer": 1, "d_model": 32, "n_head": 4, "n_kv_head": 4, "head_dim": 8, "d_ff": 48, "context": 64}
 QUICK = ("--max-steps", "1", "--batch-size", "4", "--smoke-prompts", "0", "--threads", "1", "--log", "none")
@@ -26,11 +30,11 @@ WRITES = "{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
 ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
 
 
-def base_in(folder: Path, *, tokenizer: Tokenizer | None = None, chat: str | None = None, scale: float = 1.0) -> Path:
+def base_in(folder: Path, *, tokenizer: Tokenizer | None = None, chat: str | ChatFormat | None = None, scale: float = 1.0) -> Path:
     """A tiny model (of bytes); ``chat``: what it was taught; ``scale``: of what the head reads: sure of much."""
     tokenizer = tokenizer or train_tokenizer("bytes", [], None)
-    format = None
-    if chat is not None:
+    format = chat if isinstance(chat, ChatFormat) else None
+    if isinstance(chat, str):
         format, tokenizer = built_in(chat, tokenizer)
     config = ModelConfig(**{**preset("modern-nano"), **SHAPE, "vocab_size": tokenizer.vocab_size})
     model = Transformer.initialised(config, seed=1)
@@ -122,6 +126,36 @@ def test_some_examples_longer_than_the_context(refused: Refused, tmp_path: Path)
     assert told.mend == "a base with a longer context; --max-length 64 goes on without them"
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        chats({"role": "system", "content": "be kind " * 9}),
+        [*pairs(18), *[{"prompt": f"{i} " + "why " * 30, "completion": "so"} for i in range(6)]],
+        chats(weight=0),
+    ],
+    ids=["system", "long", "unlearned"],
+)
+def test_a_check_finds_it_before(
+    rows: list[dict[str, Any]], base: Path, refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused(rows)
+    assert main(["data", "check", str(tmp_path / "rows.jsonl"), "--model", str(base)]) == 2
+    out = capsys.readouterr().out
+    reasons = ("a system message has", "examples are longer than 64 tokens", "no message of the assistant is learned")
+    (reason,) = (reason for reason in reasons if reason in told.what)
+    assert reason in out and "not yet fit for sft" in out
+
+
+def test_what_is_not_learned_at_the_end_is_asked_of_nobody(base: Path, tmp_path: Path) -> None:
+    """An example ends with its last learned answer: a long question behind it breaks nothing."""
+    behind = [{"role": "user", "content": "why " * 40}, {"role": "assistant", "content": "x", "weight": 0}]
+    data = tmp_path / "rows.jsonl"
+    rows = [{"messages": [*one["messages"], *behind]} for one in chats()]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = [*QUICK, "--smoke-prompts", "2"]
+    assert main(["sft", str(base), "--data", str(data), "--out", str(tmp_path / "run"), *asked]) == 0
+
+
 # ---- the template ----------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +209,49 @@ def test_another_template_than_the_base_was_tuned_with(refused: Refused, tmp_pat
     assert told.where == str(tuned) and told.mend == "leave it out, or --template chatml; --yes does it all the same"
     mine = template(tmp_path / "mine.jinja", LOOP + WRITES + ASKS)
     assert "BASE was taught chatml" in refused(chats(), "--template", mine, base=tuned).what
+
+
+def test_another_text_of_the_template_that_the_base_was_tuned_with(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file is told by its text, whatever path leads to it; what nobody asked for is not looked at."""
+    monkeypatch.chdir(tmp_path)
+    mine, data = tmp_path / "mine.jinja", tmp_path / "rows.jsonl"
+    template(mine, LOOP + WRITES + ASKS)
+    data.write_text("".join(json.dumps(row) + "\n" for row in pairs()), encoding="utf-8")
+    taught = from_file(mine, train_tokenizer("bytes", [], None))
+    tuned = base_in(tmp_path / "tuned", chat=taught)
+    dry = ["sft", str(tuned), "--data", str(data), *QUICK, "--dry-run"]
+    assert main([*dry, "--template", "./mine.jinja"]) == 0, "the same text"
+    template(mine, LOOP + WRITES.replace(": ", " says ") + ASKS.replace(": ", " says "))
+    for path in ("mine.jinja", "./mine.jinja", str(mine)):
+        told = refused(pairs(), "--template", path, base=tuned)
+        assert told.what == f"template {path}: BASE was taught another text of mine.jinja, and would have to unlearn it"
+        assert told.where == str(tuned)
+        assert told.mend == "leave it out, and BASE goes on with its own; --yes teaches the new one"
+    assert main(dry) == 0
+    assert "template mine.jinja: as BASE was taught" in capsys.readouterr().err
+    tokenizer = load_tokenizer(tuned)
+    conversations = read_conversations([str(data)]).conversations
+    for given, expected in (({}, taught), ({"template": str(mine), "yes": True}, from_file(mine, tokenizer))):
+        options = SftOptions(base=str(tuned), data=[str(data)], **given)
+        assert choose_template(options, tokenizer, taught, conversations, embeds=True)[0] == expected
+
+
+def test_other_ends_than_a_plain_base_was_tuned_with(refused: Refused, tmp_path: Path) -> None:
+    """``--yes`` teaches them, in the template's text as in its fields."""
+    tokenizer = train_tokenizer("bytes", [], None)
+    taught, _ = built_in("plain", tokenizer, separator=" ->", stop="\n")
+    tuned = base_in(tmp_path / "tuned", chat=taught)
+    ended = [{"prompt": f"what is {i}\n\n###\n\n", "completion": f" a {i} END"} for i in range(12)]
+    told = refused(ended, base=tuned)
+    assert told.what.startswith(r"prompts end in '\n\n###\n\n' and completions in ' END'; BASE was taught ' ->' and '\n',")
+    assert told.mend.startswith("rows that end so (gptloom data prepare FILE puts such ends") and "--yes" in told.mend
+    data = tmp_path / "rows.jsonl"
+    run = tmp_path / "run"
+    assert main(["sft", str(tuned), "--data", str(data), "--out", str(run), *QUICK, "--yes"]) == 0
+    expected, _ = built_in("plain", tokenizer, separator="\n\n###\n\n", stop=" END")
+    assert read_chat(run / "final") == expected
 
 
 def test_another_template_than_the_adapter_was_tuned_with(
@@ -234,6 +311,17 @@ def test_the_longest_batch_is_computed_in_parts(
     monkeypatch.setattr(preflight, "device_memory", lambda device: 40)
     assert main(["sft", str(base), "--data", str(data), "--out", str(tmp_path / "run"), *QUICK]) == 0
     assert "--micro-batch 2: the longest batch whole would need " in capsys.readouterr().err
+
+
+def test_padding_takes_memory_too(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"what is {i}", "completion": "a " * (20 if i % 4 == 0 else 1)} for i in range(12)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    places: list[int] = []
+    monkeypatch.setattr(preflight, "training_memory", lambda config, n, dtype, trained: places.append(n) or n)
+    foreseen = ["sft", str(base), "--data", str(data), *QUICK, "--batch-size", "12", "--dry-run"]
+    assert main([*foreseen, "--no-packing"]) == main(foreseen) == 0
+    assert max(places) > 2 * min(places)
 
 
 def test_the_disk_is_too_small(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gptloom.data.check.survey import Survey, find_garbled
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.findings import Findings
 from gptloom.data.instruction_formats import Format, conversations_of, format_of, task_of, unused_columns
+from gptloom.data.room import too_many_left_out
 from gptloom.data.rows import Row, RowFile, read_rows
 
 AT_ONCE = 64  # examples that are measured together
@@ -109,13 +110,14 @@ class _Check:
         if not gathered.train.rows and not gathered.findings and not gathered.problems:
             what = "no message of the assistant is learned: all have weight 0"
             gathered.problems.append(Problem(what, ", ".join(paths), '"weight": 1 for what is to be learned'))
-        elif gathered.train.rows and not self._measure.usable:
+        elif gathered.train.rows and not self._measure.usable and not gathered.problems:
             what = f"not one answer ends within the {self._measure.limit:,} tokens that are read: nothing is learned"
             gathered.problems.append(Problem(what, ", ".join(paths), "a model with a longer context"))
 
     def _file(self, path: str, side: str, survey: Survey, format: str | None) -> None:
         gathered = self.gathered
         found_before = gathered.findings.count
+        usable, left_out = self._measure.usable, self._measure.left_out
         try:
             rows = read_rows(path, gathered.findings)
             of_file = format_of(rows, format)
@@ -128,6 +130,11 @@ class _Check:
         except UserError as error:
             gathered.problems += error.problems
             return
+        left_out = self._measure.left_out - left_out
+        examples = self._measure.usable - usable + left_out
+        if side == "train" and not self._measure.accepted and self._measure.limit is not None:
+            refusal = too_many_left_out(path, left_out, examples, self._measure.limit, path)
+            gathered.problems += [] if refusal is None else [refusal]
         if unused := unused_columns(of_file, rows.names):
             gathered.notes.append(f"{path}: not used: {', '.join(unused)}")
 

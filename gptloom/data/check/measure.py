@@ -15,6 +15,8 @@ class Measure(Protocol):
     unit: str
     limit: int | None
     usable: int  # conversations so far of which something is learned
+    accepted: bool  # whether what is beyond ``limit`` may go, since somebody has set that
+    left_out: int  # and of which nothing is, since not one answer ends within ``limit``
 
     def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
         """The length of each; what cannot be measured is found, and counts 0."""
@@ -28,9 +30,10 @@ class Characters:
 
     unit = "characters"
     limit: int | None = None
+    accepted = False
 
     def __init__(self) -> None:
-        self.usable = 0
+        self.usable = self.left_out = 0
 
     def lengths(self, conversations: Sequence[Conversation], findings: Findings, warnings: Findings) -> list[int]:
         self.usable += len(conversations)

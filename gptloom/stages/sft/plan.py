@@ -15,6 +15,7 @@ from gptloom.data.conversation import Conversation
 from gptloom.data.conversation_batches import ConversationBatches, held_out
 from gptloom.data.findings import counted, first_few
 from gptloom.data.render import Rendered, Renderer, shortened
+from gptloom.data.room import no_room_left, too_many_left_out
 from gptloom.evaluation.answers import check_answers
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.body import ChatBody, adopt
@@ -35,7 +36,6 @@ from gptloom.train.validation import validate
 
 EPOCHS = 3.0
 ROW_TOKENS = 8192  # of one forward pass over held-out examples
-MOST_LEFT_OUT = 0.1  # share of the examples that may be too long without anybody having said --max-length
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,8 @@ def _check_system(data: SftData, body: ChatBody) -> None:
                 places.setdefault(message.content, []).append(conversation.where)
     problems = []
     for ids, found in zip(body.tokenizer.encode_batch(list(places)), places.values(), strict=True):
-        if len(ids) >= body.max_length:
-            what = f"a system message has {len(ids):,} tokens, and an example at most {body.max_length:,}, all together"
-            problems.append(
-                Problem(what, first_few(found), "a shorter system message, or a base with a longer context")
-            )
+        if problem := no_room_left(len(ids), body.max_length, first_few(found)):
+            problems.append(problem)
     if problems:
         raise UserError(*problems)
 
@@ -196,9 +193,9 @@ def fitted(examples: Sequence[Rendered], max_length: int, name: str, *, accepted
         raise UserError(
             Problem(f"{what}: nothing is left", first_few(out), "a longer context, shorter examples, or --valid FILE")
         )
-    if len(out) > MOST_LEFT_OUT * len(examples) and not accepted:
-        mend = f"a base with a longer context; --max-length {max_length} goes on without them"
-        raise UserError(Problem(what, first_few(out), mend))
+    refusal = too_many_left_out(name, len(out), len(examples), max_length, first_few(out))
+    if refusal is not None and not accepted:
+        raise UserError(refusal)
     say(f"{what} and left out: {first_few(out)}")
     return kept
 

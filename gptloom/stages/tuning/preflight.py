@@ -33,9 +33,9 @@ def fit_memory(plan: AnyPlan) -> AnyPlan:
     longest, memory = plan.batches.longest(), partial(_memory, plan, model)
     asked, examples = plan.options.micro_batch, plan.options.batch_size
     rows = asked or examples
-    while rows > 1 and asked is None and memory(_tokens(longest, rows)) > there:
+    while rows > 1 and asked is None and memory(_places(longest, rows)) > there:
         rows = -(-rows // 2)
-    needed = memory(_tokens(longest, rows))
+    needed = memory(_places(longest, rows))
     if needed > there:
         at_once = "one example at a time" if rows == 1 else f"{rows} examples at a time"
         what = f"the longest batch, {at_once}, needs {human_bytes(needed)} of {human_bytes(there)} memory"
@@ -45,7 +45,7 @@ def fit_memory(plan: AnyPlan) -> AnyPlan:
         raise UserError(Problem(what, mend=", ".join([*levers, "a smaller model"])))
     if rows == examples or asked is not None:
         return plan
-    rule = f"the longest batch whole would need {human_bytes(memory(longest.tokens))} of {human_bytes(there)}"
+    rule = f"the longest batch whole would need {human_bytes(memory(longest.ids.numel()))} of {human_bytes(there)}"
     return replace(plan, resolved=plan.resolved.derive("micro_batch", rows, rule))
 
 
@@ -55,15 +55,16 @@ def memory_of(plan: Plan) -> int | None:
     if not isinstance(model, Transformer):
         return None
     rows = plan.options.micro_batch or plan.options.batch_size
-    return _memory(plan, model, _tokens(plan.batches.longest(), rows))
+    return _memory(plan, model, _places(plan.batches.longest(), rows))
 
 
-def _memory(plan: Plan, model: Transformer, tokens: int) -> int:
-    return training_memory(model.config, tokens, plan.dtype, trained=trained_parameters(model))
+def _memory(plan: Plan, model: Transformer, places: int) -> int:
+    return training_memory(model.config, places, plan.dtype, trained=trained_parameters(model))
 
 
-def _tokens(longest: Batch, rows: int) -> int:
-    return max(part.tokens for part in longest.split(rows))
+def _places(longest: Batch, rows: int) -> int:
+    """The most that a part of ``rows`` examples takes, padding included."""
+    return max(part.ids.numel() for part in longest.split(rows))
 
 
 def room_of(plan: Plan) -> int:
