@@ -75,21 +75,28 @@ def conversations_of(
 
 
 def _has_columns(row: Row, format: Format, notes: Notes) -> bool:
-    lacking = [name for name in format.columns if name not in row.values]
-    if not lacking:
-        return True
     other = detect(list(row.values), [row])
-    if other is not None and (other.name, other.answer) != (format.name, format.answer):
+    read = [] if other is None else [name for name in other.columns if name not in format.columns]
+    lacks = any(name not in row.values for name in format.columns)
+    if lacks and other is not None and read:  # it has what only another format has
         what = f"{other.title} in a file of {format.title}"
         mend = "one format in a file: write these rows to a file of their own, and give both files"
         notes.wrong(OTHER_FORMAT, what, mend)
         return False
+    return has_columns(row, format.columns, notes)
+
+
+def has_columns(row: Row, columns: Sequence[str], notes: Notes) -> bool:
+    """Whether a row has them all, were their cells empty; what it lacks is found, with the key that may be meant."""
+    lacking = next((name for name in columns if name not in row.values), None)
+    if lacking is None:
+        return True
     keys = ", ".join(row.values) or "none"
-    mend = f"write {lacking[0]!r}, or delete the row"
-    free = [name for name in row.values if name not in format.columns]
-    if free and (near := nearest(lacking[0], free)).startswith("did"):
-        mend = near.replace("did you mean", "is it called").replace("?", f"? rename it to {lacking[0]}")
-    notes.wrong(f"rows without {lacking[0]}", f"no {lacking[0]!r} (its keys: {keys})", mend)
+    mend = f"write {lacking!r}, or delete the row"
+    free = [name for name in row.values if name not in columns]
+    if free and (near := nearest(lacking, free)).startswith("did"):
+        mend = near.replace("did you mean", "is it called").replace("?", f"? rename it to {lacking}")
+    notes.wrong(f"rows without {lacking}", f"no {lacking!r} (its keys: {keys})", mend)
     return False
 
 

@@ -192,6 +192,16 @@ def test_other_calls_are_other_rows(check: Callable[..., CheckReport]) -> None:
     assert report.lengths["median"] > 60
 
 
+def test_a_misspelled_key_is_told_before_another_format(check: Callable[..., CheckReport], tmp_path: Path) -> None:
+    rows = [pair(text(i), text(i + 50)) for i in range(20)]
+    report = check([*rows, {"promt": "what?", "completion": "this"}, {"completion": "that"}, {"text": "a text"}])
+    assert [problem.mend for problem in report.problems] == [
+        "is it called promt? rename it to prompt",
+        "write 'prompt', or delete the row",
+        "one format in a file: write these rows to a file of their own, and give both files",
+    ]
+
+
 def test_many_problems_are_counted(check: Callable[..., CheckReport]) -> None:
     report = check([pair("a", "b"), *[pair("a", "")] * 40])
     assert len(report.problems) == 4 and str(report.problems[-1]) == "and 37 more: empty answers"

@@ -236,6 +236,27 @@ def test_numbers_are_text_and_lists_are_not(tmp_path: Path) -> None:
     assert "x.jsonl:21" in desk.text and "[Necessary] Leave out 1 broken row" in desk.text
 
 
+def test_a_row_that_lacks_its_prompt_is_broken(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{q} {i}", "completion": f"{a} {i}"} for i in range(6) for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
+    path = jsonl(tmp_path / "x.jsonl", [*rows, {"promt": "What?", "completion": "This."}, {"completion": "That."}])
+    prepared = prepare(path, Reader(), desk := Answers())
+    assert f"{path}:31: no 'prompt' (its keys: promt, completion)" in desk.text
+    assert "is it called promt? rename it to prompt" in desk.text
+    assert f"{path}:32: no 'prompt'" in desk.text and "Leave out 2 broken rows" in desk.text
+    assert len(rows_of(prepared)) == 30
+
+
+@pytest.mark.parametrize("empty", ["NaN", "null", '" "'])
+def test_a_few_empty_prompts_are_told_and_go_only_when_asked_for(tmp_path: Path, empty: str) -> None:
+    lines = [json.dumps({"prompt": f"{q} {i}", "completion": f"{i}"}) for i in range(4) for q in QUESTIONS]
+    lines.append(f'{{"prompt": {empty}, "completion": "That."}}')
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    prepared = prepare(str(tmp_path / "x.jsonl"), Reader(), desk := Answers())
+    assert "1 row without a prompt, where the others have one (" in desk.text and "x.jsonl:21)" in desk.text
+    assert ("- [Possible] Remove 1 row without a prompt [y/N]", False) in desk.asked
+    assert len(rows_of(prepared)) == 21
+
+
 def test_broken_lines_are_named_and_many_refuse_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     good = [json.dumps({"prompt": f"{q} {i}", "completion": f"{q} {i}"}) for i in range(4) for q in QUESTIONS]

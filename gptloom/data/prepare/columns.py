@@ -9,7 +9,7 @@ from typing import Any
 from gptloom.config.errors import Problem, UserError
 from gptloom.data.column_names import LABEL_NAMES, TEXT_NAMES, plain
 from gptloom.data.findings import Findings
-from gptloom.data.instruction_formats import Format
+from gptloom.data.instruction_formats import Format, has_columns
 from gptloom.data.instruction_names import COMPLETIONS, INSTRUCTIONS, PROMPTS, TEXTS
 from gptloom.data.prepare.finding import Finding, done
 from gptloom.data.prepare.rows import Pair, Pairs
@@ -28,12 +28,14 @@ def pairs_of(
 ) -> tuple[Pairs, list[Finding[Any]]]:
     """Prompts and completions of rows with the columns ``names``, and what was done about the columns.
 
-    Rows with cells that are no text go to ``broken``. Raises ``UserError`` where nobody can know which columns are meant.
+    Rows that lack one of them, or whose cells are no text, go to ``broken``. Raises ``UserError`` where nobody can know which columns are meant.
     """
     prompt, completion = _chosen(path, names, rows) if format is None else (format.prompt, format.answer)
     pairs = []
     for row in rows:
         notes = Notes(row.where, broken, Findings())
+        if not has_columns(row, [name for name in (prompt, completion) if name is not None], notes):
+            continue
         asked = "" if prompt is None else text_of(row.values.get(prompt), prompt, notes)
         answered = text_of(row.values.get(completion), completion, notes)
         if not notes.is_wrong:

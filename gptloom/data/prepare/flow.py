@@ -21,6 +21,7 @@ from gptloom.data.prepare.write import Sides, check_out, free_paths, split, writ
 PAIR_CHECKS: tuple[Callable[[Pairs, Reader], list[Finding[Pairs]]], ...] = (
     general.number,
     pairs.empty,
+    pairs.unasked,
     pairs.alike,
     general.encoding,
     pairs.classes,

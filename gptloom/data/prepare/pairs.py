@@ -1,4 +1,4 @@
-"""Checks of prompts and completions: empty ones, capitals, and the classes of a classification."""
+"""Checks of prompts and completions: empty and missing ones, capitals, and the classes of a classification."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gptloom.data.prepare.reader import Reader
 from gptloom.data.prepare.rows import Pairs
 
 CLASSES_SHOWN = 8
+FEW_UNASKED = 0.1
+"""Where more than this share of the rows has no prompt, that is meant."""
 UNEVEN = 0.9
 """A class with more than this share of the rows is the answer that is nearly always right."""
 RARE = 10  # examples of a class below which little is learned of it
@@ -29,6 +31,20 @@ def empty(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
 
 def _filled(rows: Pairs) -> Pairs:
     return rows.keep([place for place, text in enumerate(rows.completions) if text.strip()])
+
+
+def unasked(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
+    """Rows without a prompt where nearly all others have one: a model would learn to say them to anything."""
+    lines = [where for where, text in zip(rows.wheres, rows.prompts, strict=True) if not text.strip()]
+    if not 0 < len(lines) <= FEW_UNASKED * len(rows):
+        return []
+    text = f"{counted(len(lines), 'row')} without a prompt, where the others have one ({places(lines)})"
+    remedy = Remedy[Pairs](f"Remove {counted(len(lines), 'row')} without a prompt", _asked, "possible")
+    return [Finding("no prompt", text, remedy)]
+
+
+def _asked(rows: Pairs) -> Pairs:
+    return rows.keep([place for place, text in enumerate(rows.prompts) if text.strip()])
 
 
 def alike(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
