@@ -30,7 +30,9 @@ WRITES = "{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
 ASKS = "{% if add_generation_prompt %}assistant: {% endif %}"
 
 
-def base_in(folder: Path, *, tokenizer: Tokenizer | None = None, chat: str | ChatFormat | None = None, scale: float = 1.0) -> Path:
+def base_in(
+    folder: Path, *, tokenizer: Tokenizer | None = None, chat: str | ChatFormat | None = None, scale: float = 1.0
+) -> Path:
     """A tiny model (of bytes); ``chat``: what it was taught; ``scale``: of what the head reads: sure of much."""
     tokenizer = tokenizer or train_tokenizer("bytes", [], None)
     format = chat if isinstance(chat, ChatFormat) else None
@@ -245,7 +247,9 @@ def test_other_ends_than_a_plain_base_was_tuned_with(refused: Refused, tmp_path:
     tuned = base_in(tmp_path / "tuned", chat=taught)
     ended = [{"prompt": f"what is {i}\n\n###\n\n", "completion": f" a {i} END"} for i in range(12)]
     told = refused(ended, base=tuned)
-    assert told.what.startswith(r"prompts end in '\n\n###\n\n' and completions in ' END'; BASE was taught ' ->' and '\n',")
+    assert told.what.startswith(
+        r"prompts end in '\n\n###\n\n' and completions in ' END'; BASE was taught ' ->' and '\n',"
+    )
     assert told.mend.startswith("rows that end so (gptloom data prepare FILE puts such ends") and "--yes" in told.mend
     data = tmp_path / "rows.jsonl"
     run = tmp_path / "run"

@@ -31,9 +31,8 @@ def choose_template(
     known = taught or own_format(tokenizer)
     name, why = _name(options, known, data, embeds)
     separator, stop = _borders(data) if name == "plain" else ("", "")
-    if known is not None and name == known.template:
-        chosen = known if name != "plain" else known.model_copy(update={"separator": separator, "stop": stop})
-        result = tokenizer
+    if known is not None and _is_taught(options, name, known, separator, stop):
+        chosen, result = known, tokenizer
     elif name in get_args(Template):
         if name == "tokenizer":
             mend = "another --template, or none"
@@ -49,15 +48,7 @@ def choose_template(
             Problem(f"--template {name}: no template or file is called so", mend=nearest(name, get_args(Template)))
         )
     if known is not None and chosen != known and not options.yes:
-        what = f"template {name}: BASE was taught {known.template}, and would have to unlearn it"
-        if chosen.template == known.template:
-            what = (
-                f"prompts end in {separator!r} and completions in {stop!r}; BASE was taught {known.separator!r} and "
-                f"{known.stop!r}, and would have to unlearn them"
-            )
-        raise UserError(
-            Problem(what, options.base, f"leave it out, or --template {known.template}; --yes does it all the same")
-        )
+        raise UserError(_unlearning(options, name, chosen, known))
     say(f"template {chosen.template}: {why}")
     if chosen.template != "plain" and (written := _written_out(data)):
         say(
@@ -65,6 +56,31 @@ def choose_template(
             "this one as they are; gptloom data show FILE --stage sft shows it"
         )
     return chosen, result
+
+
+def _is_taught(options: SftOptions, name: str, known: ChatFormat, separator: str, stop: str) -> bool:
+    """Whether BASE is rendered for as it was taught; a file that is asked for may hold another text by now."""
+    if name != known.template:
+        return False
+    if name == "plain":
+        return (known.separator, known.stop) == (separator, stop)
+    return options.template is None or name in get_args(Template) or not Path(name).is_file()
+
+
+def _unlearning(options: SftOptions, name: str, chosen: ChatFormat, known: ChatFormat) -> Problem:
+    """What BASE would have to unlearn."""
+    what = f"template {name}: BASE was taught {known.template}, and would have to unlearn it"
+    mend = f"leave it out, or --template {known.template}; --yes does it all the same"
+    if chosen.template == known.template == "plain":
+        what = (
+            f"prompts end in {chosen.separator!r} and completions in {chosen.stop!r}; BASE was taught "
+            f"{known.separator!r} and {known.stop!r}, and would have to unlearn them"
+        )
+        mend = "rows that end so (gptloom data prepare FILE puts such ends where there are none); --yes teaches the new ones"
+    elif chosen.template == known.template:
+        what = f"template {name}: BASE was taught another text of {known.template}, and would have to unlearn it"
+        mend = "leave it out, and BASE goes on with its own; --yes teaches the new one"
+    return Problem(what, options.base, mend)
 
 
 def _name(options: SftOptions, known: ChatFormat | None, data: Sequence[Conversation], embeds: bool) -> tuple[str, str]:
