@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.data.column_names import LABEL_NAMES, plain
 from gptloom.data.findings import Findings
+from gptloom.data.inputs import expand_inputs, split_weight
 from gptloom.data.instruction_names import (
     CHOSEN,
     COMPLETIONS,
@@ -173,13 +176,29 @@ def looks_like_instructions(paths: Sequence[str]) -> str | None:
     return None
 
 
-def refuse_instructions(paths: Sequence[str]) -> None:
-    """Raises ``UserError`` for files of prompts and answers, which are no text to read on and on."""
+def refuse_instructions(data: Sequence[str]) -> None:
+    """Raises ``UserError`` for files of prompts and answers, which are no text to read on and on.
+
+    ``data``: files, folders and globs, each with an optional ``@WEIGHT``.
+    """
     problems = []
-    for path in paths:
+    for path in _files(data):
         if (title := looks_like_instructions([path])) is not None:
             what = f"instruction data ({title}): prompts with answers to write, not documents"
             mend = f"gptloom sft BASE --data {path}; to read one of its columns all the same: --text-column NAME"
             problems.append(Problem(what, path, mend))
     if problems:
         raise UserError(*problems)
+
+
+def _files(data: Sequence[str]) -> list[str]:
+    """The files that ``data`` names; whoever reads them says what is wrong with an entry."""
+    files: list[str] = []
+    for entry in data:
+        name, _ = split_weight(entry)
+        if Path(name).is_file():
+            files.append(name)
+            continue
+        with suppress(UserError):
+            files += [str(source.path) for source in expand_inputs([name])]
+    return files

@@ -11,7 +11,6 @@ from gptloom.config.resolve import Resolved, idle
 from gptloom.data.build import build_corpus
 from gptloom.data.built import TrainingShards, check_tokenizer, load_built, names_shards, open_named_shards
 from gptloom.data.corpus import Corpus, read_corpus
-from gptloom.data.inputs import split_weight
 from gptloom.data.instruction_detection import refuse_instructions
 from gptloom.data.split import TRAIN
 from gptloom.tokenizer import Tokenizer
@@ -69,7 +68,7 @@ def read_text(options: PretrainOptions) -> Text:
     if names_shards(options.data):
         return Text(None, open_named_shards(options.data, options.valid))
     if options.text_column is None:
-        refuse_instructions([split_weight(name)[0] for name in (*options.data, *options.valid)])
+        refuse_instructions([*options.data, *options.valid])
     corpus = read_corpus(
         options.data,
         valid=options.valid,

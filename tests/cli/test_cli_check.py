@@ -140,6 +140,8 @@ def test_instruction_data_for_other_commands_name_sft(base: str, tmp_path: Path)
         with pytest.raises(UserError, match="gptloom sft BASE --data"):
             gptloom.pretrain(data=path, out=str(tmp_path / "run"), dry_run=True)
         with pytest.raises(UserError, match="gptloom sft BASE --data"):
+            gptloom.pretrain(data=str(Path(path).parent), out=str(tmp_path / "run"), dry_run=True)
+        with pytest.raises(UserError, match="gptloom sft BASE --data"):
             gptloom.finetune(base, task="classify", data=path, out=str(tmp_path / "run"), dry_run=True)
         assert "gptloom sft BASE --data" in str(gptloom.data_check(data=path, stage="finetune").problems)
     column = gptloom.data_check(

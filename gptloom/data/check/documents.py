@@ -13,7 +13,7 @@ from gptloom.data.check.report import CheckReport, FileFacts, Gathered
 from gptloom.data.check.sketches import COMPARED_BYTES
 from gptloom.data.check.survey import Survey, find_garbled
 from gptloom.data.documents import Document, Reading, read_documents
-from gptloom.data.inputs import Source, expand_inputs, split_weight
+from gptloom.data.inputs import Source, expand_inputs
 from gptloom.data.instruction_detection import refuse_instructions
 
 
@@ -23,7 +23,7 @@ def check_documents(paths: Sequence[str], valid: Sequence[str], measure: Measure
     for side, survey, names in (("train", gathered.train, paths), ("valid", gathered.valid, valid)):
         survey.seen.prompts_too = bool(valid)
         try:
-            refuse_instructions([split_weight(name)[0] for name in names])
+            refuse_instructions(names)
             sources = expand_inputs(names) if names else []
         except UserError as error:
             gathered.problems += error.problems
