@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gptloom.data.lines import Find, Line, Place
+from gptloom.data.lines import LOST_ROWS, Find, Line, Place
 
 Values = dict[str, Any]
 
@@ -65,6 +65,12 @@ def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
     no other begins on its last line."""
     decode = json.JSONDecoder().raw_decode
     line, counted = 1, 0
+    end_line = text.rstrip().count("\n") + 1
+
+    def stop(at: int, what: str, mend: str | None) -> None:
+        unread = f"lines {line} to {end_line} are" if line < end_line else "what follows in the file is"
+        find(at, LOST_ROWS, f"{what}; {unread} not read", mend)
+
     place = _skip(text, 0)
     is_list = text.startswith("[", place)
     if is_list:
@@ -77,7 +83,7 @@ def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
             value, end = decode(text, place)
         except (ValueError, RecursionError) as error:
             at = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            find(at, "places that are not JSON", *broken_json(error, text))
+            stop(at, *broken_json(error, text))
             return
         last = line + text.count("\n", place, end)
         yield line, last, value, text[place:end], _NEXT_ON_LINE.match(text, end) is None
@@ -88,19 +94,18 @@ def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
         if expected:
             place = _skip(text, place + 1)
         elif not text.startswith("]", place):
-            here = last + text.count("\n", end, place)
+            line = last + text.count("\n", end, place)
             what, mend = "the list is not closed: the file may be cut off", "copy it again, or end it with ]"
             if place < len(text):
                 what, mend = (
                     f"{text[place : place + 20]!r} where a comma or ] was expected",
                     "write a comma between rows",
                 )
-            find(here, "places that are not JSON", what, mend)
+            stop(line, what, mend)
             return
     if is_list and _skip(text, place + 1) < len(text):
-        find(
-            line + text.count("\n", counted, place), "places that are not JSON", "text behind the end of the list", None
-        )
+        line += text.count("\n", counted, _skip(text, place + 1))
+        stop(line, "text behind the end of the list", "one list in a file: delete it, or write it to a file of its own")
 
 
 def _skip(text: str, place: int) -> int:
@@ -159,4 +164,4 @@ def broken_json(error: Exception, text: str) -> tuple[str, str]:
         mend = "delete the comma before ] or }"
     elif text[error.pos :].startswith(("True", "False", "None")):
         mend = "JSON writes true, false and null; Python writes it with json.dumps(row), not str(row)"
-    return f"not JSON: {error.msg} at column {error.colno}", mend
+    return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}", mend

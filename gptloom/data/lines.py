@@ -19,6 +19,8 @@ class Place(NamedTuple):
 
 Find = Callable[[int | Place, str, str, str | None], None]
 """Takes the number of a line or row, or its place, a kind (see ``Findings.add``), what was found there, and the mend."""
+LOST_ROWS = "places from which more rows are lost"
+"""A kind of findings: nobody knows how many rows are behind one, so a file that has one must not be used without them."""
 
 
 class Line(NamedTuple):

@@ -7,15 +7,15 @@ conll and parquet no more than a row (or a block of parquet) is held; json and x
 from __future__ import annotations
 
 import codecs
-import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 from gptloom.config.errors import Problem, UserError
+from gptloom.data.delimited import Dialect, csv_dialect, tsv_dialect
 from gptloom.data.findings import Findings, counted
 from gptloom.data.header import LOOKED_AT, HeaderRule, is_header
 from gptloom.data.inputs import REFUSED, data_suffix, similar_names
@@ -54,8 +54,8 @@ _LENGTH_MENDS: dict[FileFormat, str] = {
     "tsv": "a cell of a tsv holds no tab and no line end, quotes are letters there: save as csv",
     "conll": "as many words on every line, and a blank line after each sentence",
 }
+_EMPTY = ("", None)
 _FIRST_OBJECTS = 100  # rows whose keys are the names of a JSON file
-_LONGEST_CELL = 1 << 26  # characters; a quote that is never closed must not swallow a whole large file
 _NO_ROWS_MEND = "write rows into it, or name another"
 
 
@@ -76,7 +76,8 @@ class RowFile:
         self.names: tuple[str, ...] = ()  # of JSON: the keys of the first rows; "1", "2", ... without a header
         self._findings = findings
         self._found_to: dict[str, Place] = {}  # of each kind, the last place where it was found
-        self._delimiter = ","
+        self._dialect = Dialect(",")
+        self.note = ""  # what is unusual in how the file was taken
         if format in HEADED:
             self._read_header(has_names)
         elif format == "parquet":
@@ -129,31 +130,34 @@ class RowFile:
     def _cells(self, find: Find) -> Iterator[tuple[int, list[Any]]]:
         if self.format == "xlsx":
             yield from self._sheet
-        elif self.format == "csv":
-            yield from _csv_cells(self._lines(find), self._delimiter, find)
-        else:
-            between = "\t" if self.format == "tsv" else None  # any spaces
+        elif self.format == "conll":
             lines = (line for line in self._lines(find) if line.sound and line.text.strip())
-            yield from ((line.number, line.text.split(between)) for line in lines)
+            yield from ((line.number, line.text.split()) for line in lines)
+        else:
+            yield from self._dialect.cells(self._lines(find), find)
 
     @cached_property
     def _sheet(self) -> list[tuple[int, list[Any]]]:
         return xlsx_rows(self.path)
 
     def _read_header(self, has_names: HeaderRule) -> None:
-        if self.format == "csv":
-            first_line = next((line.text for line in self._lines(_unheard) if line.text.strip()), "")
-            self._delimiter = next((sign for sign in ",;\t" if sign in first_line), ",")
+        if self.format in ("csv", "tsv"):
+            looked_at = csv_dialect if self.format == "csv" else tsv_dialect
+            self._dialect = looked_at(self._lines(_unheard))
+            self.note = self._dialect.note
         rows = self._cells(_unheard)
         number, first = next(rows, (1, []))
         below = [cells for _, cells in islice(rows, LOOKED_AT)]
-        whole = [cells for cells in below if len(cells) == len(first) and all(cell not in ("", None) for cell in cells)]
+        filled = _filled_columns([first, *below])
+        whole = [
+            cells for cells in below if len(cells) >= filled and all(cell not in _EMPTY for cell in cells[:filled])
+        ]
         # a note below the table, in its first cell only, says nothing about the columns
-        self.has_header = has_names(first, whole or below)
+        self.has_header = has_names(first[:filled], [cells[:filled] for cells in whole or below])
         self.names = tuple(str(i + 1) for i in range(len(first)))
         if self.has_header:
-            cells = (str(cell).strip() if cell is not None else "" for cell in first)
-            self.names = tuple(cell or name for cell, name in zip(cells, self.names, strict=True))
+            cells = (str(cell).strip() if cell is not None else "" for cell in first[:filled])
+            self.names = tuple(cell or name for cell, name in zip(cells, self.names, strict=False))
         self._check_names(place_of(self.path, self.format, number))
 
     def _check_names(self, where: str) -> None:
@@ -168,12 +172,17 @@ class RowFile:
         for i, (number, cells) in enumerate(rows):
             if i == 0 and self.has_header:
                 continue
-            if len(cells) < wanted or any(cells[wanted:]):  # spreadsheets add empty cells at the end
+            if (len(cells) < wanted and self.format == "conll") or any(cells[wanted:]):
                 first = "header" if self.has_header else "first row"
                 what = f"{counted(len(cells), 'cell')} where the {first} has {wanted}"
                 self._find(number, "rows of another length", what, mend)
-            else:
-                yield number, dict(zip(self.names, cells, strict=False))
+            else:  # spreadsheets add empty cells at the end, and leave them out
+                yield number, dict(zip_longest(self.names, cells[:wanted], fillvalue=""))
+
+
+def _filled_columns(rows: Sequence[Sequence[Any]]) -> int:
+    """How many columns there are up to the last that holds anything."""
+    return max((i + 1 for cells in rows for i, cell in enumerate(cells) if cell not in _EMPTY), default=0)
 
 
 def place_of(path: str, format: FileFormat, number: int | Place) -> str:
@@ -269,46 +278,3 @@ def _text_rows(lines: Iterable[Line]) -> Iterator[tuple[int, dict[str, Any]]]:
 def _apart(line: str) -> str:
     """A line of a transcript, with a blank one before each turn."""
     return f"\n\n{line.lstrip()}" if line.lstrip().startswith(SPEAKERS) else line
-
-
-class _Feed:
-    """The lines a csv reader takes, and whether all of the row it is at were sound."""
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self._lines = lines
-        self.number = 0
-        self.sound = True
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number = line.number
-        self.sound &= line.sound
-        return line.text + "\n"
-
-
-def _csv_cells(lines: Iterator[Line], delimiter: str, find: Find) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(_LONGEST_CELL)
-    feed = _Feed(lines)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
-    while True:
-        begin, feed.sound = feed.number + 1, True
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            what = "broken csv: " + _worded(error)
-            mend = 'quote cells that hold commas or quotes, and double the quotes in them: "so ""called"" cells"'
-            find(begin, "rows that are no csv", what, mend)
-            continue
-        if cells is None:
-            return
-        if feed.sound and any(cell.strip() for cell in cells):
-            yield begin, cells
-
-
-def _worded(error: csv.Error) -> str:
-    if "unexpected end of data" in str(error) or "field larger" in str(error):
-        return "a quote that opens in this row is never closed"
-    return str(error)

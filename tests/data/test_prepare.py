@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import gptloom
 from gptloom.config.errors import UserError
 from gptloom.data.prepare import Prepared, Reader, prepare
 from gptloom.data.prepare.load import load
@@ -237,7 +238,11 @@ def test_numbers_are_text_and_lists_are_not(tmp_path: Path) -> None:
 
 
 def test_a_row_that_lacks_its_prompt_is_broken(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{q} {i}", "completion": f"{a} {i}"} for i in range(6) for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
+    rows = [
+        {"prompt": f"{q} {i}", "completion": f"{a} {i}"}
+        for i in range(6)
+        for q, a in zip(QUESTIONS, ANSWERS, strict=True)
+    ]
     path = jsonl(tmp_path / "x.jsonl", [*rows, {"promt": "What?", "completion": "This."}, {"completion": "That."}])
     prepared = prepare(path, Reader(), desk := Answers())
     assert f"{path}:31: no 'prompt' (its keys: promt, completion)" in desk.text
@@ -267,6 +272,20 @@ def test_broken_lines_are_named_and_many_refuse_the_file(tmp_path: Path) -> None
     path.write_text("\n".join(["{}x", "{", *good[:7]]), encoding="utf-8")
     told = refusal(str(path))
     assert f"{path}:1" in told and f"{path}:2" in told
+
+
+def test_a_file_that_is_not_read_to_its_end_is_refused(tmp_path: Path) -> None:
+    rows = [f"{q} {i},{q} {i}" for i in range(10) for q in QUESTIONS]
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["prompt,completion", *rows[:40], '"Where is it,lost', *rows[40:]]), encoding="utf-8")
+    assert "lines 42 to 52 are in one cell" in refusal(str(path))
+    report = gptloom.data_check(data=[str(path)], quiet=True)
+    assert not report.is_fine and "data prepare" not in report.verdict, "what it would refuse is not advised"
+    path = tmp_path / "x.json"
+    objects = [json.dumps({"prompt": row, "completion": row}) for row in rows]
+    path.write_text("[\n" + ",\n".join(objects[:49]) + "\n" + objects[49] + "\n]", encoding="utf-8")
+    assert "lines 51 to 52 are not read" in refusal(str(path))
+    assert names(tmp_path) == ["x.csv", "x.json"]
 
 
 def test_preferences_are_sent_to_where_they_belong(tmp_path: Path) -> None:
@@ -313,7 +332,10 @@ def call(city: str, offered: str = "get_weather", text: str | None = None) -> di
     """One who asks for the weather is answered by a call."""
     function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
     calls = [{"id": "c", "type": "function", "function": function}]
-    messages = [{"role": "user", "content": "weather please"}, {"role": "assistant", "content": text, "tool_calls": calls}]
+    messages = [
+        {"role": "user", "content": "weather please"},
+        {"role": "assistant", "content": text, "tool_calls": calls},
+    ]
     return {"messages": messages, "tools": [{"type": "function", "function": {"name": offered}}]}
 
 

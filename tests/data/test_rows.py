@@ -11,6 +11,8 @@ import pytest
 
 from gptloom.config.errors import UserError
 from gptloom.data.findings import Findings
+from gptloom.data.header import is_header_or_short
+from gptloom.data.lines import LOST_ROWS
 from gptloom.data.rows import Row, RowFile, read_rows
 
 ROWS = [{"prompt": 'he said "no",\ntwice', "completion": "1"}, {"prompt": "naïve ☃", "completion": "0"}]
@@ -224,12 +226,72 @@ def test_undecodable_line_by_line_and_byte(tmp_path: Path) -> None:
 
 
 def test_broken_csv_goes_on(tmp_path: Path) -> None:
-    text = 'prompt,completion\na,b\n"c"x,d\ne,f,g\nh\ni,j\n"never closed,k\nl,m\n'
+    text = 'prompt,completion\na,b\n"c"x,d\ne,f,g\ni,j\n"never closed,k\nl,m\n'
     found, problems = places(put(tmp_path / "a.csv", text))
-    assert found == [":2", ":6"]
-    assert [problem.split(":")[1] for problem in problems] == ["3", "7", "4", "5"]
-    assert "a quote that opens in this row is never closed" in problems[1]
-    assert "3 cells where the header has 2" in problems[2]
+    assert found == [":2", ":5"]
+    assert [problem.split(":")[1] for problem in problems] == ["3", "4", "6"]
+    assert "3 cells where the header has 2" in problems[1]
+    assert "lines 6 to 7 are in one cell: a quote opens in line 6 and does not close" in problems[2]
+    _, problems = places(put(tmp_path / "b.csv", 'prompt,completion\na,b\n"last,k'))
+    assert "a quote that opens in this row is never closed" in problems[0], "nothing but this row is lost"
+
+
+def lost(path: str) -> tuple[int, str]:
+    """How many findings more rows are lost from, and all of them."""
+    findings = Findings()
+    list(read_rows(path, findings))
+    return findings.count_of(LOST_ROWS), "\n".join(map(str, findings.problems()))
+
+
+def test_a_quote_that_swallows_rows_is_told_from_a_cell_of_many_lines(tmp_path: Path) -> None:
+    rows = [f"question {i},answer {i}" for i in range(60)]
+    for last, how in (
+        (None, "lines 11 to 61 are in one cell: a quote opens in line 11 and does not close"),
+        ('"What, really?",yes', "lines 11 to 41 are in one cell: a quote opens in line 11 and meets the next one"),
+        ('It is 5",so', "lines 11 to 41 are in one cell: a quote opens in line 11 and closes in line 41"),
+    ):
+        broken = [*rows[:9], '"Where is it,lost', *rows[10:]]
+        broken[39] = last or broken[39]
+        count, told = lost(put(tmp_path / "a.csv", "\n".join(["prompt,completion", *broken])))
+        assert count == 1 and how in told, told
+    poem = "\n".join(f"line {i} of it" if i % 2 else f"line, {i}" for i in range(60))
+    assert lost(put(tmp_path / "b.csv", f'prompt,completion\n"{poem}",a\nb,c\n')) == (0, "")
+
+
+@pytest.mark.parametrize("text", ['[\n{"a": 1}\n{"a": 2},\n{"a": 3}\n]', '[\n{"a": 1},\n{"a": 2,\n{"a": 3}\n]'])
+def test_json_says_which_lines_are_lost(tmp_path: Path, text: str) -> None:
+    count, told = lost(put(tmp_path / "a.json", text))
+    assert count == 1 and "lines 3 to 5 are not read" in told
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    expected = [{"Frage": "Wer ist es, bitte?", "Antwort": "Ann"}, {"Frage": "Wo wohnt sie?", "Antwort": "Oslo, so"}]
+    for text in (
+        "sep=;\r\nFrage;Antwort\r\nWer ist es, bitte?;Ann\r\nWo wohnt sie?;Oslo, so\r\n",
+        "Frage;Antwort;;\nWer ist es, bitte?;Ann;;\nWo wohnt sie?;Oslo, so;;\n",
+    ):
+        file, rows, problems = read(put(tmp_path / "a.csv", text), has_names=is_header_or_short)
+        assert ([row.values for row in rows], problems, file.names) == (expected, [], ("Frage", "Antwort"))
+    assert rows[0].where.endswith(":2")
+    assert read(put(tmp_path / "s.csv", "sep=|\na|b\nc|d\n"))[1][0].where.endswith(":2"), "no line is counted twice"
+    file, rows, _ = read(put(tmp_path / "b.csv", "Frage, Kunde;Antwort\nWer?;Ann\nWo, bitte?;Oslo\nWas?;Eis\n"))
+    assert len(file.names) == 2 and rows[-1].values[file.names[1]] == "Eis"
+
+
+def test_rows_that_end_early_are_filled(tmp_path: Path) -> None:
+    _, rows, problems = read(put(tmp_path / "a.csv", "question,answer,comment\na,b\nc,d,e\nf\n"))
+    assert [tuple(row.values.values()) for row in rows] == [("a", "b", ""), ("c", "d", "e"), ("f", "", "")]
+    assert not problems
+
+
+def test_a_tsv_is_quoted_where_a_spreadsheet_wrote_it(tmp_path: Path) -> None:
+    written = 'prompt\tcompletion\n"one, two"\t"she said ""yes""\nand ""no"", twice"\nthree\tfour\n"five\tsix"\tseven\n'
+    file, rows, problems = read(put(tmp_path / "a.tsv", written))
+    assert [row.values["prompt"] for row in rows] == ["one, two", "three", "five\tsix"] and not problems
+    assert rows[0].values["completion"] == 'she said "yes"\nand "no", twice' and "quotes" in file.note
+    meant = 'prompt\tcompletion\n"Hello," he said.\t"Yes!"\n"No", "maybe"\tso\nthree\tfour\nfive\tsix\n'
+    file, rows, _ = read(put(tmp_path / "b.tsv", meant))
+    assert rows[0].values == {"prompt": '"Hello," he said.', "completion": '"Yes!"'} and not file.note
 
 
 def test_a_second_reading_finds_nothing_new(tmp_path: Path) -> None:

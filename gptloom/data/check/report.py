@@ -11,6 +11,7 @@ from gptloom.data.check.seen import SKETCHED_ROWS, Leaked, Pairs, Repeated
 from gptloom.data.check.survey import Survey
 from gptloom.data.findings import Findings, counted
 from gptloom.data.instruction_formats import OTHER_FORMAT
+from gptloom.data.lines import LOST_ROWS
 from gptloom.data.prepare.load import MOST_BROKEN
 
 MOST_OF_ONE_CLASS = 0.9
@@ -125,6 +126,7 @@ class Gathered:
             return "split by format: rows of each in a file of their own"
         broken = [facts for facts in self.files if facts.broken]
         refused = any("preference" in facts.format or facts.broken > MOST_BROKEN * facts.rows for facts in broken)
+        refused = refused or self.findings.count_of(LOST_ROWS) > 0
         if refused or not broken or len(self.train.classes) == 1 or self.train.seen.asks_one_thing:
             return ""
         name = broken[0].path if len(broken) == 1 else "FILE"

@@ -14,6 +14,7 @@ from gptloom.data.header import is_header_or_short
 from gptloom.data.inputs import data_suffix
 from gptloom.data.instruction_formats import Format, conversations_of, detect, unused_columns
 from gptloom.data.instruction_names import HISTORIES, INPUTS, SYSTEMS
+from gptloom.data.lines import LOST_ROWS
 from gptloom.data.prepare.columns import is_usual, pairs_of
 from gptloom.data.prepare.finding import Finding, done
 from gptloom.data.prepare.rows import Chats, Pairs
@@ -34,13 +35,13 @@ class Loaded:
 def load(path: str) -> Loaded:
     """The rows of a file of examples.
 
-    Raises ``UserError``: it cannot be read, holds preferences, has columns that nobody knows, or more than a tenth of
-    its rows is broken (with the problems of all).
+    Raises ``UserError``: it cannot be read, or not to its end, holds preferences, has columns that nobody knows, or more
+    than a tenth of its rows is broken (with the problems of all).
     """
     broken, odd = Findings(), Findings()
     file = read_rows(path, broken, is_header_or_short)
     kept = list(file)
-    if not kept:
+    if not kept or broken.count_of(LOST_ROWS):
         broken.check()
     unread = broken.count
     names = list(dict.fromkeys([*file.names, *(name for row in kept for name in row.values)]))
@@ -77,7 +78,7 @@ def _is_conversation(format: Format, names: Sequence[str], rows: Sequence[Row]) 
 def _format(file: RowFile) -> list[Finding[Any]]:
     """What kind of file it is; all but JSONL is converted."""
     kind = file.format.upper()
-    text = f"{file.path} is a {kind} file"
+    text = f"{file.path} is a {kind} file" + (f"; {file.note}" if file.note else "")
     if data_suffix(Path(file.path)) == ".jsonl" and file.format == "jsonl":
         return [Finding("format", text)]
     return [done("format", text, f"Convert {kind} to JSONL")]
