@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from gptloom.config.errors import Problem, UserError, nearest
 from gptloom.data.column_names import LABEL_NAMES, plain
 from gptloom.data.findings import Findings
-from gptloom.data.inputs import expand_inputs, split_weight
+from gptloom.data.inputs import data_suffix, expand_inputs, split_weight
 from gptloom.data.instruction_names import (
     CHOSEN,
     COMPLETIONS,
@@ -26,7 +26,7 @@ from gptloom.data.instruction_names import (
     TEXTS,
     TRANSCRIPTS,
 )
-from gptloom.data.rows import Row, RowFile, read_rows
+from gptloom.data.rows import TABLES, Row, RowFile, read_rows
 from gptloom.data.transcripts import is_transcript
 from gptloom.data.turns import listed
 
@@ -192,7 +192,7 @@ def refuse_instructions(data: Sequence[str]) -> None:
 
 
 def _files(data: Sequence[str]) -> list[str]:
-    """The files that ``data`` names; whoever reads them says what is wrong with an entry."""
+    """The files that ``data`` names, of a folder those with rows; whoever reads them says what is wrong with an entry."""
     files: list[str] = []
     for entry in data:
         name, _ = split_weight(entry)
@@ -200,5 +200,6 @@ def _files(data: Sequence[str]) -> list[str]:
             files.append(name)
             continue
         with suppress(UserError):
-            files += [str(source.path) for source in expand_inputs([name])]
+            found = [source.path for source in expand_inputs([name])]
+            files += [str(path) for path in found if data_suffix(path) in TABLES]
     return files
