@@ -22,7 +22,7 @@ from gptloom.data.instruction_detection import (
 from gptloom.data.instruction_names import ABOUT_ROWS, HISTORIES, INPUTS, INSTRUCTIONS, SYSTEMS, TOOLS
 from gptloom.data.rows import Row, read_rows
 from gptloom.data.transcripts import is_transcript, transcript_messages
-from gptloom.data.turns import Notes, check_turns, listed, message_of, messages_of, text_of
+from gptloom.data.turns import Notes, are_messages, check_turns, listed, message_of, messages_of, text_of
 
 __all__ = [
     "FORMATS",
@@ -143,7 +143,14 @@ def preferred(values: Values, format: Format, column: str, about: Values, notes:
     prompt = values[format.prompt]
     if is_transcript(prompt) or (isinstance(prompt, str) and prompt.rstrip().endswith("\n\nAssistant:")):
         return transcript_messages(prompt + text_of(answer, column, notes), notes)
-    return [*_asked(values, format, about, notes), *_answered(answer, column, notes)]
+    asked, answered = _asked(values, format, about, notes), _answered(answer, column, notes)
+    return answered if _begins_with(answered, asked) else [*asked, *answered]
+
+
+def _begins_with(answered: Sequence[Message], asked: Sequence[Message]) -> bool:
+    """Whether an answer repeats what was asked, as UltraFeedback's lists do."""
+    said = [[(message.role, message.content.strip()) for message in messages] for messages in (answered, asked)]
+    return said[0][: len(asked)] == said[1]
 
 
 _READERS: dict[FormatName, Reader] = {
@@ -161,7 +168,7 @@ def _asked(values: Values, format: Format, about: Values, notes: Notes) -> list[
     """What is asked: messages, or a text, behind earlier turns where there are any. An empty text asks nothing."""
     assert format.prompt is not None
     cell = values[format.prompt]
-    if isinstance(listed(cell), list | dict):
+    if are_messages(cell):
         return messages_of(cell, format.prompt, notes)
     text, extra = text_of(cell, format.prompt, notes), {}
     if plain_name(format.prompt) in INSTRUCTIONS:

@@ -27,6 +27,7 @@ _MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
+_SPELLINGS = ({"role", "content"}, {"from", "value"})
 
 
 @dataclass
@@ -63,6 +64,16 @@ def listed(cell: Any) -> Any:
         except (ValueError, RecursionError):
             return cell
     return cell
+
+
+def are_messages(cell: Any) -> bool:
+    """Whether a cell is a list or an object, or spells a list of messages; other JSON that is spelled is a text."""
+    found = listed(cell)
+    if found is cell or not isinstance(found, list):
+        return isinstance(cell, list | dict)
+    return bool(found) and all(
+        isinstance(entry, dict) and any(keys <= entry.keys() for keys in _SPELLINGS) for entry in found
+    )
 
 
 def messages_of(cell: Any, name: str, notes: Notes) -> list[Message]:

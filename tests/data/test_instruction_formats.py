@@ -99,6 +99,10 @@ HI = [("user", "Hi"), ("assistant", "Hello")]
         ({"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}, PAIRS, HI),
         ({"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " Hello", "rejected": " Go"}, PAIRS, HI),
         ({"instruction": "Hi", "input": "", "output": "x", "chosen": "Hello", "rejected": "Go"}, PAIRS, HI),
+        ({"prompt": "Hi ", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, PAIRS, HI),
+        ({"prompt": "[3, 1]", "completion": "4"}, "prompt/completion", [("user", "[3, 1]"), ("assistant", "4")]),
+        ({"prompt": '{"a": 1}', "completion": "4"}, "prompt/completion", [("user", '{"a": 1}'), ("assistant", "4")]),
+        ({"prompt": json.dumps([USER]), "completion": "Hello"}, "prompt/completion", HI),
         (
             {
                 "conversations": [{"from": "human", "value": "Hi"}],
