@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gptloom.cli.framework import Command
 from gptloom.cli.generate import gap, warnings_said
 from gptloom.cli.output import Output
-from gptloom.cli.stdin import STDIN, check_once
+from gptloom.cli.stdin import STDIN, check_once, stdin_lines
 from gptloom.config.chat import ChatOptions
 from gptloom.config.errors import Problem, UserError
 from gptloom.config.generate import SamplingOptions
@@ -45,11 +45,7 @@ def open_session(options: ChatOptions, at_terminal: bool = False) -> Session:
 def messages_given(given: list[str]) -> Iterator[str]:
     """The messages of ``--message``, with the lines of standard input where ``-`` stands; blank lines are left out."""
     check_once(given, "--message")
-    return (line for text in given for line in (_lines(sys.stdin) if text == STDIN else [text]))
-
-
-def _lines(source: Iterable[str]) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in source if line.strip())
+    return (line for text in given for line in (stdin_lines() if text == STDIN else [text]))
 
 
 def answers(session: Session, messages: Iterable[str]) -> Iterator[tuple[str, str]]:

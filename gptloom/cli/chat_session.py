@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import check_new_file, write_text
+from gptloom.config.files import check_new_file, write_named
 from gptloom.config.generate import SamplingOptions
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.instruction_formats import read_conversations
@@ -88,8 +89,14 @@ class Session:
             self.messages.append(Message("assistant", text, weight=1.0 if ended else 0.0))
 
     def retry(self) -> Answer:
-        """Another answer to the last message. ``UserError`` when nothing was said."""
-        return self._ask(self.undo())
+        """Another answer to the last message. ``UserError`` when nothing was said, or it cannot be asked now: what was said
+        stays."""
+        before = list(self.messages)
+        try:
+            return self._ask(self.undo())
+        except UserError:
+            self.messages = before
+            raise
 
     def undo(self) -> Message:
         """Takes back the last message and its answer. ``UserError`` when nothing was said."""
@@ -124,8 +131,8 @@ class Session:
         """Writes what was said as a file that ``sft`` reads, and returns its number of lines.
 
         A line is a conversation, in which answers that did not end by themselves have weight 0; where messages stand
-        alone, a message and its answer. ``UserError`` when no answer is left that could be learned, the file exists, or
-        it cannot be written.
+        alone, a message and its answer, with the separator and the stop that the model knows. ``UserError`` when no
+        answer is left that could be learned, the file exists, or it cannot be written.
         """
         turns = [turn for turn in turns_of(self.messages)[1] if _answered(turn)]
         learned = [turn for turn in turns if _answered(turn, 1.0)]
@@ -138,14 +145,18 @@ class Session:
             raise UserError(Problem(what, mend="/max_tokens N, then /retry" if turns else None))
         check_new_file(path)
         system = [] if self.system is None else [Message("system", self.system)]
-        rows = learned if self.alone else [[*system, *(message for turn in turns for message in turn)]]
+        rows = map(self._bordered, learned) if self.alone else [[*system, *(one for turn in turns for one in turn)]]
         made = (Conversation(tuple(row), str(path), tools=self._tools) for row in rows)
         lines = [json.dumps(conversation.as_row(), ensure_ascii=False) for conversation in made]
-        try:
-            write_text(path, "\n".join([*lines, ""]))
-        except OSError as error:
-            raise UserError(Problem(f"it can't be written: {error.strerror}", str(path))) from None
+        write_named(path, "\n".join([*lines, ""]))
         return len(lines)
+
+    def _bordered(self, turn: list[Message]) -> list[Message]:
+        """A message and its answer as the files have them from which a model learns such ends."""
+        format = self.model.chat_format
+        assert format is not None
+        ends = {"user": format.separator, "assistant": format.stop}
+        return [replace(one, content=one.content.removesuffix(ends[one.role]) + ends[one.role]) for one in turn]
 
     def load(self, path: Path, number: int = 1) -> int:
         """Goes on with conversation ``number`` (from 1) of a file in any format that ``sft`` reads; how many there are.

@@ -23,6 +23,15 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def write_named(path: Path, text: str) -> None:
+    """``write_text`` to a file that a user named: ``UserError`` where the folder or the disk does not take it."""
+    try:
+        write_text(path, text)
+    except OSError as error:
+        mend = "another folder: one that may be written to, with room"
+        raise UserError(Problem(f"it cannot be written: {error.strerror or error}", str(path), mend)) from None
+
+
 def new_file_problems(path: Path, overwrite: bool | None = None, endings: Sequence[str] = ()) -> list[Problem]:
     """Why no file is written to ``path``, as far as that can be known before anything is computed.
 

@@ -98,6 +98,15 @@ def test_messages_are_answered_one_after_another(
     assert main(command) == 0 and capsys.readouterr().out == printed.out
 
 
+def test_lines_that_are_not_utf8(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"Hi!\nf\xfcr\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", piped)
+    assert main(["chat", folders["gptloom"], *SETTINGS]) == 2
+    assert "not UTF-8: byte 0xfc at byte 2 of the line\n  standard input:2\n" in capsys.readouterr().err
+
+
 def test_a_base_model_continues(folders: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     answers = gptloom.chat(folders["base"], message=["Once ", "The"], **OPTIONS)
     writer, settings = gptloom.load(folders["base"], precision="fp32"), {"max_tokens": 5, "temperature": 0.7}
@@ -188,6 +197,13 @@ def test_undo_retry_reset(session: Session, talk: Talk) -> None:
     assert said(session) == first, "a seed and the messages give the conversation again"
 
 
+def test_a_retry_that_cannot_be_asked_takes_nothing_back(session: Session, talk: Talk) -> None:
+    talk(session, "Hi!", "x" * 60)
+    before = said(session)
+    shown = talk(session, "/system " + "y" * 80, "/retry")
+    assert "does not fit" in shown and said(session) == before
+
+
 def test_settings(session: Session, talk: Talk) -> None:
     shown = talk(session, "/temperature 0", "/top_p 0.5", "/max_tokens 3", "/system Be brief.", "/system", "/top_p 7")
     assert (session.sampling.temperature, session.sampling.top_p, session.sampling.max_tokens) == (0, 0.5, 3)
@@ -235,6 +251,21 @@ def test_plain_saves_each_exchange(folders: dict[str, str], talk: Talk, tmp_path
     found = read_conversations([str(tmp_path / "p.jsonl")]).conversations
     assert [len(one.messages) for one in found] == [2, 2]
     assert "stands alone" in talk(session, f"/load {tmp_path / 'p.jsonl'}")
+
+
+def test_plain_saves_the_ends_that_it_knows(folders: dict[str, str], talk: Talk, tmp_path: Path) -> None:
+    session = open_session(ChatOptions(model=folders["plain"], **OPTIONS))
+    assert session.model.chat_format is not None
+    session.model.chat_format = session.model.chat_format.model_copy(update={"separator": " ->", "stop": "\n"})
+    talk(session, "Hi!", "Why? ->")
+    for place in (1, 3):
+        session.messages[place] = Message("assistant", " So.")
+    talk(session, f"/save {tmp_path / 'p.jsonl'}")
+    found = read_conversations([str(tmp_path / "p.jsonl")]).conversations
+    assert [[message.content for message in one.messages] for one in found] == [
+        ["Hi! ->", " So.\n"],
+        ["Why? ->", " So.\n"],
+    ]
 
 
 def test_a_base_model_at_the_terminal(folders: dict[str, str], talk: Talk) -> None:

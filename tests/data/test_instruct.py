@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import string
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from real_data import real_data
 
+from gptloom.config import files
 from gptloom.config.data_tools import InstructOptions
 from gptloom.config.errors import UserError
 from gptloom.data.instruct import wordings
@@ -323,6 +325,15 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     made(tmp_path, REVIEWS, "classify", **WORDS)
     with pytest.raises(UserError, match="it exists already"):
         made(tmp_path, REVIEWS, "classify", overwrite=False, **WORDS)
+
+
+def test_a_place_that_takes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(files, "write_text", read_only)
+    with pytest.raises(UserError, match="it cannot be written: Read-only file system"):
+        made(tmp_path, REVIEWS, "classify", **WORDS)
 
 
 def test_options_in_words() -> None:

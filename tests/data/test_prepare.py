@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -534,23 +535,23 @@ def test_a_folder_that_takes_nothing(tmp_path: Path) -> None:
     path = pairs(tmp_path / "x.jsonl", QUESTIONS, ANSWERS)
     tmp_path.chmod(0o500)
     try:
-        assert "cannot be written to" in refusal(path)
+        assert "it cannot be written: " in refusal(path)
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptloom.data.prepare import write as module
+    from gptloom.config import files as module
 
     path, whole = spam(tmp_path / "x.jsonl"), module.write_text
 
     def half(target: Path, text: str) -> None:
         if "valid" in target.name:
-            raise PermissionError(13, "no", str(target))
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
         whole(target, text)
 
     monkeypatch.setattr(module, "write_text", half)
-    assert "cannot be written to" in refusal(path)
+    assert "it cannot be written: No space left on device" in refusal(path)
     assert names(tmp_path) == ["x.jsonl"]
 
 

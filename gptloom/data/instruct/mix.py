@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gptloom.config.data_tools import InstructOptions, InstructTask
 from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import new_file_problems, write_text
+from gptloom.config.files import new_file_problems, write_named
 from gptloom.config.problems import flag
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.instruct.asked import Asked, AskedRows
@@ -60,7 +60,8 @@ class Instructed:
 def instruct(options: InstructOptions) -> Instructed:
     """Reads the rows, words them, and writes ``options.out``, with ``valid_rows`` also ``OUT_valid``.
 
-    UserError, before anything is written, for rows that cannot be asked and for options that do nothing.
+    UserError, before anything is written, for rows that cannot be asked and for options that do nothing; and where
+    nothing can be written.
     """
     out = Path(options.out)
     valid_out = out.with_name(f"{out.stem}_valid{out.suffix}") if options.valid_rows else None
@@ -104,7 +105,7 @@ def either(options: Sequence[str]) -> str:
 
 def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
     """One JSON object with ``messages`` on each line, the keys that a conversation has beside them where it has them."""
-    write_text(path, "".join(json.dumps(one.as_row(), ensure_ascii=False) + "\n" for one in conversations))
+    write_named(path, "".join(json.dumps(one.as_row(), ensure_ascii=False) + "\n" for one in conversations))
 
 
 # ---- which rows ------------------------------------------------------------------------------------------------------

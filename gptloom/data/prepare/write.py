@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gptloom.config.errors import Problem, UserError
-from gptloom.config.files import new_file_problems, write_text
+from gptloom.config.errors import UserError
+from gptloom.config.files import new_file_problems, write_named
 from gptloom.data.inputs import COMPRESSIONS
 from gptloom.data.prepare.rows import Pairs, Rows
 
@@ -78,17 +78,14 @@ def _named(path: Path, part: str) -> Path:
 
 
 def write(files: Sequence[tuple[Path, Rows]]) -> None:
-    """Writes each file whole, or none of them. Raises ``UserError`` where the folder takes none."""
+    """Writes each file whole, or none of them. Raises ``UserError`` where one cannot be written."""
     done: list[Path] = []
     try:
         for path, rows in files:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows.objects())
-            write_text(path, "".join(lines))
+            write_named(path, "".join(lines))
             done.append(path)
-    except BaseException as error:
+    except BaseException:
         for path in done:
             path.unlink(missing_ok=True)
-        if isinstance(error, PermissionError):
-            where = str(files[0][0].parent)
-            raise UserError(Problem("the folder cannot be written to", where, "--out FILE.jsonl elsewhere")) from None
         raise
