@@ -24,7 +24,7 @@ from gptloom.evaluation.perplexity import TokensInMemory
 from gptloom.model.store import load_model, read_chat, read_lineage, save_model
 from gptloom.model.transformer import Transformer
 from gptloom.stages.sft.data import read_sft_data, share_weights
-from gptloom.stages.sft.plan import plan_run
+from gptloom.stages.sft.plan import SftPlan, plan_run
 from gptloom.stages.sft.replay import JoinedTokens
 from gptloom.tokenizer.load import load_tokenizer
 from gptloom.tokenizer.train import train_tokenizer
@@ -191,6 +191,62 @@ def test_going_on_is_exact(sft: Callable[..., Any], tmp_path: Path) -> None:
     states = [load_model(path / "final")[0].state_dict() for path in (whole.path, broken.path)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert broken.figures["before"]["losses"] == whole.figures["before"]["losses"]
+
+
+ROLES = "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+ASKED = "{% if add_generation_prompt %}assistant: {% endif %}"
+
+
+@pytest.fixture
+def paused(sft: Callable[..., Any]) -> Callable[..., Path]:
+    """The folder of a run that was stopped behind a checkpoint."""
+
+    def stop(event: dict[str, Any], run: Any) -> None:
+        if event["type"] == "train" and event["step"] == 2:
+            (run.path / "stop").touch()
+
+    def run(**given: Any) -> Path:
+        run = sft(save_every=2, eval_every=2, smoke_prompts=0, callbacks=[stop], **given)
+        assert run.state.state == "paused"
+        return Path(run.path)
+
+    return run
+
+
+def test_a_run_goes_on_with_its_own_template(paused: Callable[..., Path], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jinja"
+    mine.write_text(ROLES + ASKED, encoding="utf-8")
+    run = paused(template=str(mine))
+    mine.write_text((ROLES + ASKED).replace(": ", " says "), encoding="utf-8")
+    changed = f"template {mine} has changed since the run began"
+    for act in (lambda: gptloom.resume(str(run), quiet=True), lambda: gptloom.data_show(run, step=3)):
+        said = refusal(act)
+        assert changed in said and "put the old ones back" in said
+    mine.write_text(ROLES + ASKED, encoding="utf-8")
+    assert gptloom.resume(str(run), quiet=True).state.state == "finished"
+
+
+def test_a_run_goes_on_with_the_text_that_it_read_again(paused: Callable[..., Path], tmp_path: Path) -> None:
+    text = tmp_path / "base.txt"
+    text.write_text("the old king and his young queen went down to the river. " * 60, encoding="utf-8")
+    run = paused(replay=0.5, replay_data=[str(text)])
+    text.write_text("the old king and his young queen went down to the garden. " * 60, encoding="utf-8")
+    assert f"the text of {text} has changed since the run began" in refusal(lambda: gptloom.resume(str(run)))
+
+
+def test_a_run_goes_on_with_its_adapter(sft: Callable[..., Any], paused: Callable[..., Path], tmp_path: Path) -> None:
+    first = sft(method="lora", max_steps=1, smoke_prompts=0, out=str(tmp_path / "first"))
+    run = paused(method="lora", adapter=str(first.path / "adapter"))
+    sft(method="lora", max_steps=1, smoke_prompts=0, seed=2, out=str(tmp_path / "first"), overwrite=True)
+    said = refusal(lambda: gptloom.resume(str(run)))
+    assert f"the adapter {first.path / 'adapter'} has changed since the run began" in said
+
+
+def test_a_run_of_before_more_was_noted_goes_on(paused: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(SftPlan, "made_of", property(lambda plan: {"data": plan.data_hash, "base": plan.body.base_hash}))
+        run = paused()
+    assert gptloom.resume(str(run), quiet=True).state.state == "finished"
 
 
 def test_a_step_is_shown_as_it_was_trained_on(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,13 @@ class SftPlan(Plan):
     @property
     def data_hash(self) -> str:
         return self.data.hash
+
+    @cached_property
+    def made_of(self) -> dict[str, str]:
+        template = hashlib.sha256(self.body.format.model_dump_json().encode()).hexdigest()
+        found = {**super().made_of, "template": template}
+        read_again = self.options.replay or self.options.replay_data
+        return found if self.text is None or not read_again else {**found, "replay": self.text.hash}
 
     @property
     def sizes(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ from gptloom.interop.hub import PREFIX
 from gptloom.model.reference import resolve_reference
 from gptloom.observe.terminal import say
 from gptloom.stages.sft.body import ChatBody
+from gptloom.stages.task import data_identity
 from gptloom.tokenizer import Tokenizer
 
 MEASURED_TOKENS = 50_000
@@ -35,6 +38,7 @@ class BaseText:
 
     train: GatheredTokens
     valid: Tokens | None
+    hash: str  # of all of it
 
     def bits_per_byte(self, model: LanguageModel) -> float | None:
         """Of the beginning of what was never trained on; independent of the tokenizer."""
@@ -77,7 +81,7 @@ def base_text(options: SftOptions, body: ChatBody) -> BaseText | None:
 def _given(options: SftOptions, tokenizer: Tokenizer) -> BaseText:
     tokens = join_documents(iter_documents(options.replay_data), tokenizer)
     train, valid = tokens.cut(round((1 - HELD_OUT) * tokens.n_tokens))
-    return BaseText(train, valid)
+    return BaseText(train, valid, hashlib.sha256(tokens.read(0, tokens.n_tokens).tobytes()).hexdigest())
 
 
 def _of_run(base: str, window: int) -> BaseText | None:
@@ -89,7 +93,8 @@ def _of_run(base: str, window: int) -> BaseText | None:
         return None
     shards = load_built(run / DATA).open()
     parts = [tokens for tokens, _ in shards.train if tokens.n_tokens > window] or [shards.train[0][0]]
-    return BaseText(parts[0] if len(parts) == 1 else JoinedTokens(parts), shards.valid)
+    digest = hashlib.sha256(json.dumps(data_identity(shards)).encode()).hexdigest()
+    return BaseText(parts[0] if len(parts) == 1 else JoinedTokens(parts), shards.valid, digest)
 
 
 class JoinedTokens:

@@ -55,8 +55,7 @@ def about(plan: Plan, run: Run, folder: Path) -> About:
         "torch": torch.__version__,
         "gptloom": gptloom.__version__,
         "precision": dtype_name(plan.dtype),
-        "data": plan.data_hash,
-        "base": plan.body.base_hash,
+        **plan.made_of,
     }
     config: Any = plan.body.model.config
     return plan.described(About(config, plan.body.tokenizer, lineage, facts))

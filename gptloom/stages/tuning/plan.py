@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +16,7 @@ from gptloom.config.resolve import Resolved
 from gptloom.interop.bodies import open_body
 from gptloom.interop.foreign import ForeignModel
 from gptloom.model.lora import LoraConfig
+from gptloom.model.store import content_hash
 from gptloom.model.transformer import Transformer
 from gptloom.stages.tuning.batches import ExampleBatches
 from gptloom.stages.tuning.body import Body
@@ -83,6 +86,13 @@ class Plan(ABC):
     @abstractmethod
     def data_hash(self) -> str:
         """Of everything that is trained or measured on."""
+
+    @cached_property
+    def made_of(self) -> dict[str, str]:
+        """Name -> hash of everything that the run begins with: what it goes on with must be the same."""
+        adapter = self.options.adapter
+        own = {} if adapter is None else {"adapter": content_hash(Path(adapter))}
+        return {"data": self.data_hash, "base": self.body.base_hash, **own}
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ def resume_tuning(
     callbacks: Sequence[Hook] = (),
     confirm: Callable[[str], bool] | None = None,
 ) -> None:
-    """Continues the run of ``resolved.options.run``, on the rows and the base that it began with.
+    """Continues the run of ``resolved.options.run``, with the rows, the base and all else that it began with.
 
     ``confirm`` is asked before an older checkpoint is taken because the newest is damaged (default: what ``--yes`` says).
 
     Raises:
-        UserError: nothing is left to do; rows or base have changed; no checkpoint is sound; options for several processes.
+        UserError: nothing is left to do; what it began with has changed; no checkpoint is sound; options for several processes.
     """
     folder = Path(resolved.options.run)
     _check_options(resolved)
@@ -86,15 +86,32 @@ def resume_tuning(
             say(f"a new warm-up and decay over the steps {step} to {stored.options.max_steps}")
             document["run"] |= {"begin": step, "steps": stored.options.max_steps}
         plan = tuning.plan(stored, data)
-        now = {"data": plan.data_hash, "base": plan.body.base_hash}
-        names = {"data": "the rows have", "base": f"the weights of {stored.options.base} have"}
-        changed = [f"{names[name]} changed since the run began" for name in now if document["facts"][name] != now[name]]
-        if changed:
-            mend = f"put the old ones back, or begin anew: gptloom {tuning.command} with --overwrite or another --out"
-            raise UserError(*(Problem(what, str(folder), mend) for what in changed))
+        mend = f"put the old ones back, or begin anew: gptloom {tuning.command} with --overwrite or another --out"
+        check_unchanged(plan, document["facts"], folder, mend)
         if budget is not None:
             write_config(folder / CONFIG, stored, tuning.command)  # what the run is resumed by from now on
         train(plan, claim, callbacks, (checkpoint, document))
+
+
+def check_unchanged(plan: Plan, then: Mapping[str, Any], folder: Path, mend: str) -> None:
+    """UserError with everything that has changed since ``then``, of what was noted then."""
+    names = _names(plan.options)
+    changed = [name for name, now in plan.made_of.items() if then.get(name, now) != now]
+    if changed:
+        raise UserError(*(Problem(f"{names[name]} changed since the run began", str(folder), mend) for name in changed))
+
+
+def _names(options: Any) -> dict[str, str]:
+    """What people call the parts of ``Plan.made_of``."""
+    given = options.model_dump()
+    template, replayed = given.get("template"), given.get("replay_data") or [f"what {options.base} was pretrained on"]
+    return {
+        "data": "the rows have",
+        "base": f"the weights of {options.base} have",
+        "adapter": f"the adapter {options.adapter} has",
+        "template": f"template {template} has" if template else f"the template of {options.base} has",
+        "replay": f"the text of {', '.join(replayed)} has",
+    }
 
 
 def _check_options(resolved: Resolved[ResumeOptions]) -> None:

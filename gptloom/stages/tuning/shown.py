@@ -9,7 +9,7 @@ from gptloom.config.resolve import Resolved, read_config
 from gptloom.config.run_folder import CONFIG, EVENTS
 from gptloom.observe.events import read_events
 from gptloom.stages.tuning.plan import Plan
-from gptloom.stages.tuning.resume import Tuning
+from gptloom.stages.tuning.resume import Tuning, check_unchanged
 from gptloom.train.rollback import excluded_windows
 
 
@@ -19,7 +19,7 @@ def plan_again(tuning: Tuning, folder: Path) -> tuple[Plan, list[int]]:
     The rows are read again, and the base for its tokenizer and context.
 
     Raises:
-        UserError: rows that have changed since the run began, a run on features, which has no steps.
+        UserError: rows, or anything else, that have changed since the run began; a run on features, which has no steps.
     """
     stored = Resolved.from_dict(tuning.options, read_config(folder / CONFIG), str(folder / CONFIG))
     if tuning.in_one_step(stored.options):
@@ -27,7 +27,9 @@ def plan_again(tuning: Tuning, folder: Path) -> tuple[Plan, list[int]]:
         raise UserError(Problem(what, str(folder), f"gptloom data show FILE --stage {tuning.command}"))
     events = read_events(folder / EVENTS)
     data = tuning.read(stored.options)
-    before = next((event["repeat"]["hashes"]["data"] for event in events if event["type"] == "start"), data.hash)
-    if data.hash != before:
+    then = next((event["repeat"]["hashes"] for event in events if event["type"] == "start"), {})
+    if data.hash != then.get("data", data.hash):
         raise UserError(Problem("the rows have changed since the run began", str(folder), "put the old ones back"))
-    return tuning.plan(stored, data), excluded_windows(events)
+    plan = tuning.plan(stored, data)
+    check_unchanged(plan, then, folder, "put the old ones back")
+    return plan, excluded_windows(events)

@@ -157,7 +157,7 @@ def _summary(plan: Plan, run: Run) -> dict[str, Any]:
         "precision": dtype_name(plan.dtype),
         "processes": 1,
         "machine": machine_info(run.path),
-        "repeat": record(plan.options.seed, {"tokenizer": plan.body.tokenizer.hash, "data": plan.data_hash}),
+        "repeat": record(plan.options.seed, {"tokenizer": plan.body.tokenizer.hash, **plan.made_of}),
         **plan.summary(),
     }
 
