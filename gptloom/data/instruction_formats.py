@@ -257,7 +257,8 @@ def read_conversations(paths: Sequence[str], format: str | None = None) -> Conve
         except UserError as error:
             problems += error.problems
             continue
-        sentences.append(f"{path}: {of_file.title}, {counted(n_rows, 'row')}")
+        note = f"; {rows.note}" if rows.note else ""
+        sentences.append(f"{path}: {of_file.title}, {counted(n_rows, 'row')}{note}")
         if unused := unused_columns(of_file, rows.names):
             notes.append(f"{path}: not used: {', '.join(unused)}")
     problems += findings.problems()

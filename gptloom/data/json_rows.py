@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from gptloom.data.column_names import plain
+from gptloom.data.instruction_names import HEADERS
 from gptloom.data.lines import LOST_ROWS, Find, Line, Place
 
 Values = dict[str, Any]
@@ -19,7 +22,7 @@ HALF_FOUND = "half of a surrogate pair (\\ud800 to \\udfff alone) is no characte
 _OBJECT_MEND = (
     'write each row as {"prompt": ..., "completion": ...}, {"messages": [...]} or {"text": ..., "label": ...}'
 )
-# Lists of objects that belong to one row; any other list in a lone object holds the rows themselves.
+# Lists of objects that belong to one row; any other list in the object that is all of a file holds the rows themselves.
 _OF_A_ROW = ("messages", "conversations", "conversation", "instances", "items", "tools", "functions", "chosen")
 
 
@@ -37,9 +40,36 @@ def jsonl_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int, Values]
             yield line.number, value
 
 
-def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int | Place, Values]]:
+@dataclass(frozen=True)
+class Wrapper:
+    """The object that is all of a file: ``{"version": 1, "data": [{...}, ...]}``."""
+
+    lists: Mapping[
+        str, tuple[int, int]
+    ]  # the names of lists that may be the rows: where each begins and ends in the text
+    is_row: bool  # whether it has a prompt or an answer of its own beside them
+
+    @property
+    def rows(self) -> str | None:
+        """The list that can only be the rows."""
+        return next(iter(self.lists)) if len(self.lists) == 1 and not self.is_row else None
+
+    def problem(self, path: str) -> tuple[str, str]:
+        """What to say where nobody knows what the rows are, and the command that takes the first list."""
+        name = next(iter(self.lists))
+        new = f"{path.rpartition('.json')[0] or path}.{name}.json"
+        command = f"import json; json.dump(json.load(open({path!r}))[{name!r}], open({new!r}, 'w'))"
+        return (
+            f"one object that holds {' and '.join(map(repr, self.lists))}, not a list of rows",
+            f'python -c "{command}"',
+        )
+
+
+def json_rows(
+    lines: Iterable[Line], path: str, find: Find, say: Callable[[str], None]
+) -> Iterator[tuple[int | Place, Values]]:
     """The objects of a list, or of a file that writes one behind another, each with the line where it begins; where
-    several begin on a line, also with its number in the file.
+    several begin on a line, also with its number in the file. Of an object around a list of rows ``say`` is told.
 
     The text is held as a whole, its rows one at a time. What follows a mistake of syntax is not read.
     """
@@ -47,25 +77,32 @@ def json_rows(lines: Iterable[Line], find: Find) -> Iterator[tuple[int | Place, 
     unsound = [line.number for line in kept if not line.sound]
     text = "\n".join(line.text for line in kept)
     del kept
-    length = len(text.strip(" \t\n\r"))
+    line_before = 0
+    wrapper = _wrapper(text)
+    if wrapper is not None and wrapper.rows is None:
+        find(1, LOST_ROWS, *wrapper.problem(path))
+        return
+    if wrapper is not None and wrapper.rows is not None:
+        begin, end = wrapper.lists[wrapper.rows]
+        line_before = text.count("\n", 0, begin)
+        text = text[begin:end]
+        say(f"its rows are those of {wrapper.rows!r}")
     before = 0  # the line where the row before began
-    for item, (line, last, value, source, ends_line) in enumerate(_values(text, find), start=1):
+    for item, (line, last, value, source, ends_line) in enumerate(_values(text, line_before, find), start=1):
         number = Place(line, item) if line == before or (line == last and not ends_line) else line
         before = line
         if any(line <= broken <= last for broken in unsound):
             continue
-        if len(source) == length and _holds_rows(value, line, find):
-            return
         if _is_row(value, source, number, find):
             yield number, value
 
 
-def _values(text: str, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
+def _values(text: str, line_before: int, find: Find) -> Iterator[tuple[int, int, Any, str, bool]]:
     """Every element of a list, or every value of a stream: its first line, its last line, itself, its text, and whether
     no other begins on its last line."""
     decode = json.JSONDecoder().raw_decode
-    line, counted = 1, 0
-    end_line = text.rstrip().count("\n") + 1
+    line, counted = line_before + 1, 0
+    end_line = line_before + text.rstrip().count("\n") + 1
 
     def stop(at: int, what: str, mend: str | None) -> None:
         unread = f"lines {line} to {end_line} are" if line < end_line else "what follows in the file is"
@@ -126,16 +163,37 @@ def _is_row(value: Any, source: str, number: int | Place, find: Find) -> bool:
     return True
 
 
-def _holds_rows(value: Any, number: int, find: Find) -> bool:
-    """Whether the object that is all of a file is a wrapper, ``{"data": [{...}, ...]}``."""
-    if not isinstance(value, dict):
-        return False
-    for name, inner in value.items():
-        if name not in _OF_A_ROW and isinstance(inner, list) and len(inner) > 1 and isinstance(inner[0], dict):
-            what = f"one object whose {name!r} holds {len(inner):,} rows, not a list of rows"
-            find(number, "places that are not rows", what, f"jq -c '.{name}[]' FILE.json > FILE.jsonl")
-            return True
-    return False
+def _wrapper(text: str) -> Wrapper | None:
+    """The object that is all of a text, where it holds lists of rows."""
+    decode = json.JSONDecoder().raw_decode
+    place = _skip(text, 0)
+    if not text.startswith("{", place):
+        return None
+    try:
+        value, end = decode(text, place)
+    except (ValueError, RecursionError):
+        return None
+    lists = {name for name, inner in value.items() if name not in _OF_A_ROW and _are_rows(inner)}
+    if not lists or _skip(text, end) < len(text):
+        return None
+    spans = {name: (begin, end) for name, begin, end in _members(text, place) if name in lists}
+    return Wrapper(spans, any(plain(name) in HEADERS for name in value if name not in lists))
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and isinstance(value[0], dict)
+
+
+def _members(text: str, place: int) -> Iterator[tuple[str, int, int]]:
+    """The name of every member of the sound object at ``place``, and where its value begins and ends."""
+    decode = json.JSONDecoder().raw_decode
+    sign = "{"
+    while text.startswith(sign, place):
+        name, end = decode(text, _skip(text, place + 1))
+        begin = _skip(text, _skip(text, end) + 1)  # behind the colon
+        _, end = decode(text, begin)
+        yield name, begin, end
+        place, sign = _skip(text, end), ","
 
 
 def broken_json(error: Exception, text: str) -> tuple[str, str]:

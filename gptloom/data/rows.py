@@ -103,7 +103,7 @@ class RowFile:
         if self.format == "jsonl":
             yield from jsonl_rows(self._lines(self._find), self._find)
         elif self.format == "json":
-            yield from json_rows(self._lines(self._find), self._find)
+            yield from json_rows(self._lines(self._find), self.path, self._find, self._take_note)
         elif self.format == "parquet":
             yield from parquet_rows(self.path)
         elif self.format == "txt":
@@ -121,6 +121,9 @@ class RowFile:
         if place > self._found_to.get(kind, Place(0, 0)):
             self._findings.add(kind, what, place_of(self.path, self.format, number), mend)
             self._found_to[kind] = place
+
+    def _take_note(self, note: str) -> None:
+        self.note = note
 
     def _lines(self, find: Find) -> Iterator[Line]:
         return text_lines(Path(self.path), find)

@@ -24,6 +24,7 @@ class Table:
     places: Sequence[int | Place]  # of each row: its line, or its number
     format: FileFormat
     has_header: bool
+    note: str = ""  # what is unusual in how the file was taken
 
     def where(self, i: int) -> str:
         """The place of row ``i`` for a person: ``train.tsv:17``, or ``train.parquet row 17``."""
@@ -32,16 +33,16 @@ class Table:
     @property
     def how(self) -> str:
         """How the file was taken: ``tsv, no header``."""
-        if self.format not in ("csv", "tsv", "xlsx"):
-            return self.format
-        return f"{self.format}, {'names in the first row' if self.has_header else 'no header'}"
+        header = "names in the first row" if self.has_header else "no header"
+        parts = (self.format, header if self.format in ("csv", "tsv", "xlsx") else "", self.note)
+        return ", ".join(part for part in parts if part)
 
 
 def read_table(path: str, header: bool | None = None, named: Collection[str] = ()) -> Table:
     """The table in a file, by its suffix (also before .gz, .xz, .zst), or by its content where that says nothing.
 
     ``header`` says whether the first row of a csv, tsv or xlsx holds names; None: it is looked at, where the columns
-    ``named`` by the user decide. A tsv knows no quotes, a csv does (also with semicolons, as spreadsheets write it
+    ``named`` by the user decide. A tsv knows no quotes unless a spreadsheet wrote it, a csv does (also with semicolons,
     where the comma is in numbers). Lines of as many words each, with blank ones between them, are tagged words (conll).
     Text is UTF-8, with or without byte order mark.
     Raises ``UserError``: no such file, nothing in it, another encoding, broken rows (the first few, and how many).
@@ -65,7 +66,7 @@ def read_table(path: str, header: bool | None = None, named: Collection[str] = (
     if format in ("json", "jsonl"):
         names = tuple(dict.fromkeys(name for row in rows for name in row))
         rows = [{name: row.get(name) for name in names} for row in rows]
-    return Table(path, names, rows, places, format, file.has_header)
+    return Table(path, names, rows, places, format, file.has_header, file.note)
 
 
 def _rule(format: FileFormat, header: bool | None, named: Collection[str]) -> HeaderRule:

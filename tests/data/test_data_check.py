@@ -202,6 +202,11 @@ def test_a_misspelled_key_is_told_before_another_format(check: Callable[..., Che
     ]
 
 
+def test_how_a_file_was_taken_is_told(check: Callable[..., CheckReport], tmp_path: Path) -> None:
+    path = put(tmp_path / "a.json", json.dumps({"data": [pair("a", "b"), pair("c", "d")]}))
+    assert gptloom.data_check(data=[path], quiet=True).notes == [f"{path}: its rows are those of 'data'"]
+
+
 def test_many_problems_are_counted(check: Callable[..., CheckReport]) -> None:
     report = check([pair("a", "b"), *[pair("a", "")] * 40])
     assert len(report.problems) == 4 and str(report.problems[-1]) == "and 37 more: empty answers"

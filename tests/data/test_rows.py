@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from gptloom.config.errors import UserError
 from gptloom.data.findings import Findings
 from gptloom.data.header import is_header_or_short
+from gptloom.data.instruction_formats import read_conversations
 from gptloom.data.lines import LOST_ROWS
 from gptloom.data.rows import Row, RowFile, read_rows
 
@@ -208,9 +211,21 @@ def test_items_that_share_a_line_are_counted(tmp_path: Path) -> None:
     assert places(put(tmp_path / "one.json", '[{"a": 1}]'))[0] == [":1"]
 
 
-def test_wrapped_rows_are_pointed_at(tmp_path: Path) -> None:
-    found, problems = places(put(tmp_path / "a.json", json.dumps({"version": 1, "data": ROWS})))
-    assert not found and "'data' holds 2 rows" in problems[0] and "jq -c '.data[]'" in problems[0]
+def test_rows_in_an_object_are_read_where_they_can_only_be_one_list(tmp_path: Path) -> None:
+    text = json.dumps({"version": {"a": [1]}, "data": ROWS, "more": "}"}, indent=1)
+    file, rows, problems = read(put(tmp_path / "a.json", text))
+    assert [row.values for row in rows] == ROWS and not problems and file.note == "its rows are those of 'data'"
+    assert [row.where.rpartition(":")[2] for row in rows] == ["8", "12"]
+    assert "'data'" in read_conversations([file.path]).sentences[0]
+    for beside in ({"held_out": ROWS}, {"prompt": "of its own"}):
+        path = put(tmp_path / "b.json", json.dumps({"data": ROWS, **beside}))
+        found, problems = places(path)
+        assert not found and "not a list of rows" in problems[0]
+        mend = problems[0].partition("try: ")[2]
+        subprocess.run(mend.replace("python", sys.executable, 1), shell=True, check=True)
+        assert [row.values for row in read(str(tmp_path / "b.data.json"))[1]] == ROWS, (
+            "the mend is a command that mends"
+        )
 
 
 def test_undecodable_line_by_line_and_byte(tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ class _Check:
         if side == "train" and not self._measure.accepted and self._measure.limit is not None:
             refusal = too_many_left_out(path, left_out, examples, self._measure.limit, path)
             gathered.problems += [] if refusal is None else [refusal]
+        if rows.note:
+            gathered.notes.append(f"{path}: {rows.note}")
         if unused := unused_columns(of_file, rows.names):
             gathered.notes.append(f"{path}: not used: {', '.join(unused)}")
 
