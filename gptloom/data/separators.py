@@ -8,7 +8,7 @@ tells a model that its turn has come. A *separator* does: a mark such as ``" ->"
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 SEPARATORS = (
     " ->",  # where no prompt has a line break
@@ -24,6 +24,10 @@ SEPARATORS = (
 STOPS = ("\n", " END", "***", "+++", "&&&", "$$$", "@@@", "%%%", " [END]")
 """The same for completions, but for OpenAI's full stop: nobody can tell it from the end of a sentence."""
 
+LONGEST_LABEL = 40
+"""Characters of a last line that says whose turn it is; a longer one says more."""
+
+_STOPS_OF_SENTENCES = (".", "!", "?", "…", "。", "！", "？", "؟", "।")
 _ENDS_OF_SENTENCES = ".!?…,;\"'’”»)]}。！？、，；」』）؟।"
 
 
@@ -31,15 +35,16 @@ def separator_of(prompts: Iterable[str]) -> str:
     """The separator that ends every prompt; ``""`` where there is none.
 
     It is the longest common suffix that is one of ``SEPARATORS``, whole lines (of different prompts), or a mark without
-    letters and digits that is more than the end of a sentence and more than spaces.
+    letters and digits that is more than the end of a sentence and more than spaces. Lines with letters are a request that
+    belongs to the prompt, but for a short last one that is no sentence: ``Answer:``.
     """
-    return _deliberate(list(prompts), SEPARATORS)
+    return _deliberate(list(prompts), SEPARATORS, _turn_lines)
 
 
 def stop_of(completions: Iterable[str]) -> str:
     """The stop text that ends every completion and stands nowhere else in one; ``""`` where there is none."""
     texts = list(completions)
-    stop = _deliberate(texts, STOPS)
+    stop = _deliberate(texts, STOPS, _whole_lines)
     return stop if all(text.find(stop) == len(text) - len(stop) for text in texts) else ""
 
 
@@ -62,12 +67,12 @@ def common_prefix(texts: Iterable[str]) -> str:
     return shared or ""
 
 
-def _deliberate(texts: Sequence[str], known: Iterable[str]) -> str:
+def _deliberate(texts: Sequence[str], known: Iterable[str], lines_of: Callable[[str], str]) -> str:
     """The part of the common suffix that was put there on purpose: the longest one that looks like it."""
     suffix = common_suffix(texts)
     candidates = [mark for mark in known if suffix.endswith(mark)]
     if any(text != suffix for text in texts):
-        candidates.append(_whole_lines(suffix))
+        candidates.append(lines_of(suffix))
     return max([*candidates, _mark(suffix)], key=len)
 
 
@@ -75,6 +80,24 @@ def _whole_lines(suffix: str) -> str:
     """From the first line break on."""
     start = suffix.find("\n")
     return "" if start < 0 else suffix[start:]
+
+
+def _turn_lines(suffix: str) -> str:
+    """From a line break on: all lines without letters, of which the last may be a short label."""
+    _, *lines = suffix.split("\n")
+    last = next((i for i in range(len(lines) - 1, -1, -1) if lines[i].strip()), 0)
+    first = len(lines)
+    while first and (not _has_letters(lines[first - 1]) or (first - 1 == last and _is_label(lines[last]))):
+        first -= 1
+    return "".join(f"\n{line}" for line in lines[first:])
+
+
+def _has_letters(line: str) -> bool:
+    return any(map(_is_letter, line))
+
+
+def _is_label(line: str) -> bool:
+    return len(line.strip()) <= LONGEST_LABEL and not line.rstrip().endswith(_STOPS_OF_SENTENCES)
 
 
 def _mark(suffix: str) -> str:

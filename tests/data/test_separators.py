@@ -32,6 +32,11 @@ def test_every_stop_that_is_added_is_found_again(mark: str) -> None:
         ["chapter 10", "verse 10"],
         ["one line\nanother", "one line\nanother"],  # the same prompt twice
         ["a ->", "b"],
+        [
+            "A story.\n\nAnswer in one sentence.",
+            "Another\n\nAnswer in one sentence.",
+        ],  # a request, and part of the prompt
+        ["A story.\nYes or no?", "Another\nYes or no?"],
         [""],
         [],
     ],
@@ -48,7 +53,11 @@ def test_a_suffix_by_chance_is_no_separator(prompts: list[str]) -> None:
         (["to bed\nAnswer:", "no\nAnswer:"], "\nAnswer:"),
         (["Text: a\n\nSentiment:", "Text: ba\n\nSentiment:"], "\n\nSentiment:"),
         (["x\n", "y\n"], "\n"),
+        (["a\n\n### Response:\n", "b\n\n### Response:\n"], "\n\n### Response:\n"),
+        (["a\nIn one word.\n\nAnswer:", "b\nIn one word.\n\nAnswer:"], "\n\nAnswer:"),
+        (["a\nIn one word.\n\n###\n\n", "b\nIn one word.\n\n###\n\n"], "\n\n###\n\n"),
         (["x -->", "y -->"], " -->"),
+        ([f"{x}\nOf all that was said above write down what matters most:" for x in "xy"], ":"),  # no label: too long
     ],
 )
 def test_marks_of_a_persons_own(prompts: list[str], separator: str) -> None:

@@ -28,7 +28,8 @@ def pairs_of(
 ) -> tuple[Pairs, list[Finding[Any]]]:
     """Prompts and completions of rows with the columns ``names``, and what was done about the columns.
 
-    Rows that lack one of them, or whose cells are no text, go to ``broken``. Raises ``UserError`` where nobody can know which columns are meant.
+    Rows that lack one of them, or whose cells are no text, go to ``broken``. Raises ``UserError`` where nobody can know
+    which columns are meant.
     """
     prompt, completion = _chosen(path, names, rows) if format is None else (format.prompt, format.answer)
     pairs = []
