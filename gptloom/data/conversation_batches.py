@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gptloom.data.batch import Batch
 from gptloom.data.buckets import REPLAY, Buckets
-from gptloom.data.order import MixedOrder, hash_words
+from gptloom.data.order import MixedOrder, drawn, hash_words
 from gptloom.data.packing import Labelled, pack, pad
 
 if TYPE_CHECKING:
@@ -192,15 +192,32 @@ def labelled(rendered: Rendered) -> Labelled:
     return Labelled(rendered.ids, np.append(rendered.ids[1:], 0), np.append(rendered.weights[1:], np.float32(0)))
 
 
-def held_out(examples: Sequence[Rendered], pad_id: int, tokens: int, packed: bool) -> Iterator[Batch]:
-    """Every example once, the longest first, in batches of at most ``tokens`` places, padding included (or one example)."""
-    in_order = sorted(examples, key=lambda example: -len(example.ids))
-    ends = np.cumsum([len(example.ids) for example in in_order])
+def held_out(
+    examples: Sequence[Rendered], pad_id: int, tokens: int, packed: bool, limit: int | None = None
+) -> Iterator[Batch]:
+    """Every example once, the longest first, in batches of at most ``tokens`` places, padding included (or one example).
+
+    With a ``limit``: at most so many batches, of examples that are drawn.
+    """
+    lengths = [len(example.ids) for example in examples]
+
+    def batches(places: Sequence[int]) -> int:
+        return sum(1 for _ in _longest_first(lengths, places, tokens, packed))
+
+    places = range(len(examples)) if limit is None else drawn(len(examples), batches, limit)
+    for batch in _longest_first(lengths, places, tokens, packed):
+        sequences = [labelled(examples[place]) for place in batch]
+        yield pack(sequences) if packed else pad(sequences, pad_id)
+
+
+def _longest_first(lengths: Sequence[int], places: Sequence[int], tokens: int, packed: bool) -> Iterator[Sequence[int]]:
+    """``places`` by the ``lengths`` there, cut into batches of at most ``tokens``, padding included (or one example)."""
+    in_order = sorted(places, key=lambda place: -lengths[place])
+    ends = np.cumsum([lengths[place] for place in in_order])
     start = 0
     while start < len(in_order):
-        longest = len(in_order[start].ids)
+        longest = lengths[in_order[start]]
         fitting = int(np.searchsorted(ends, ends[start] - longest + tokens, side="right"))
         end = max(start + 1, fitting if packed else start + tokens // longest)
-        sequences = [labelled(example) for example in in_order[start:end]]
-        yield pack(sequences) if packed else pad(sequences, pad_id)
+        yield in_order[start:end]
         start = end

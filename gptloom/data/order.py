@@ -7,7 +7,7 @@ no state, so any position of any epoch can be looked up at once, which is all th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 ROUNDS = 8  # of the Feistel network; four make a permutation look random, small domains mix better with more
+DRAW = 29  # what a draw decides
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -52,6 +53,19 @@ def permute(places: Ints, n: int, key: Words) -> Ints:
     while (outside := result >= n).any():
         result[outside] = feistel(result[outside], keys[outside])
     return result.astype(np.int64)
+
+
+def drawn(n: int, batches: Callable[[Sequence[int]], int], limit: int) -> list[int]:
+    """Those of ``n`` places, in order, that an evaluation of at most ``limit`` batches takes: the same every time.
+
+    ``batches`` counts those that some places make. Where they are made by length, the first ones hold the longest examples,
+    which say little of the others; so the places are drawn, by a hash.
+    """
+    order = permute(np.arange(n), n, hash_words(DRAW)).tolist()
+    count = n
+    while (needed := batches(order[:count])) > limit:
+        count = max(1, count * limit // needed)
+    return sorted(order[:count])
 
 
 class WindowOrder:

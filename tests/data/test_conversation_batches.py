@@ -232,3 +232,23 @@ def test_held_out_examples_come_once_each_in_batches_that_fit(packed: bool, toke
     assert all(batch.ids.numel() <= tokens or batch.rows == 1 for batch in found)
     assert len(found) == {3: 50, 10_000: 1}.get(tokens, len(found))
     assert sum(float(batch.weights.sum()) for batch in found) == sum(float(one.weights.sum()) for one in examples)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_limited_evaluation_takes_examples_of_all_lengths(packed: bool) -> None:
+    examples = rendered(400)
+    found = list(held_out(examples, PAD, 200, packed, limit=4))
+    taken = sorted(index for batch in found for index in held(batch))
+    assert len(found) <= 4 and all(batch.ids.numel() <= 200 for batch in found)
+    assert sum(batch.ids.numel() for batch in found) > 400, "most of what the limit allows"
+    lengths = np.array([len(example.ids) for example in examples])
+    assert abs(lengths[taken].mean() - lengths.mean()) < 5 and lengths[taken].min() < 12
+    again = held_out(examples, PAD, 200, packed, limit=4)
+    assert taken == sorted(index for batch in again for index in held(batch))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_limit_beyond_all_batches_changes_nothing(packed: bool) -> None:
+    examples = rendered(50)
+    limited, whole = (list(held_out(examples, PAD, 100, packed, limit)) for limit in (99, None))
+    assert [batch.ids.tolist() for batch in limited] == [batch.ids.tolist() for batch in whole]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gptloom.generation.classifier import score_batches
 from gptloom.model.store import load_model
 from gptloom.model.task_head import task_scores
 from gptloom.observe.terminal import quietly
+from gptloom.stages.finetune import validated
 from gptloom.stages.finetune.data import check_classes, hold_out, read_task_data
 from gptloom.stages.finetune.learning import class_weights
 from gptloom.stages.finetune.plan import TaskPlan, plan_run
@@ -427,3 +429,21 @@ def test_training_rows_need_every_class() -> None:
     assert refusal(lambda: check_classes([example("a", 1)], ("no", "yes", "maybe"), "rows.tsv")) == [
         "no training row is of the class 'no', 'maybe'"
     ]
+
+
+def test_a_limited_evaluation_takes_rows_of_all_lengths(
+    tune: Tune, table: TABLE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained by is not chosen by the longest rows alone; in the end all of them are measured."""
+    seen: list[int] = []
+    score = validated.score_batches
+
+    def noted(model: Any, encoded: Any, pad_id: int, tokens: int = 0) -> Any:
+        seen.extend(one.length for one in encoded)
+        return score(model, encoded, pad_id, tokens)
+
+    monkeypatch.setattr(validated, "score_batches", partial(noted, tokens=60))
+    monkeypatch.setattr(validated, "ROW_TOKENS", 60)
+    run = tune(data=[str(table("classify"))], valid=[str(table("classify", 40, 1))], max_steps=1, limit_batches=2)
+    assert 2 <= len(seen) < 30 and min(seen) < max(seen)
+    assert run.figures["valid"]["n"] == 40

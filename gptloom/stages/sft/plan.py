@@ -88,8 +88,7 @@ class SftPlan(Plan):
             found = validate(
                 self.objective,
                 self.body.model,
-                held_out(examples, pad, ROW_TOKENS, self.options.packing),
-                limit=self.options.limit_batches,
+                held_out(examples, pad, ROW_TOKENS, self.options.packing, self.options.limit_batches),
                 device=self.body.model.head_weight.device,  # at the end the model is back on the CPU
             )
             losses[task], items[task] = found.loss, found.items
