@@ -151,12 +151,16 @@ def _not_detected(rows: RowFile, only: str | None) -> Problem:
     )
     mend = "columns prompt and completion, or instruction and output; or messages, a list of {role, content}"
     wanted = (*PROMPTS, *COMPLETIONS, *INSTRUCTIONS, *MESSAGES)
-    near = [f"{name!r}: {nearest(name, wanted)}" for name in rows.names if nearest(name, wanted).startswith("did")]
+    if only == "preference":
+        mend = "columns prompt, chosen and rejected: what is asked, the better answer and the worse one"
+        wanted = (*PROMPTS, *CHOSEN, *REJECTED)
+    unknown = {name: nearest(name, wanted) for name in rows.names if plain_name(name) not in wanted}
+    near = [f"{name!r}: {sentence}" for name, sentence in unknown.items() if sentence.startswith("did")]
     if not rows.names and rows.is_broken:
         what, mend = "not one row can be read", "mend what is told of its lines"
     elif not rows.has_header:
         what, mend = "no names of columns in the first row", f"name them there: {mend.removeprefix('columns ')}"
-    elif names & set(LABEL_NAMES["classify"]):
+    elif names & set(LABEL_NAMES["classify"]) and only != "preference":
         mend = f"labelled texts: gptloom finetune, or gptloom data instruct {rows.path} to ask for the labels in words"
     elif near:
         mend = "; ".join(near)

@@ -207,6 +207,22 @@ def test_how_a_file_was_taken_is_told(check: Callable[..., CheckReport], tmp_pat
     assert gptloom.data_check(data=[path], quiet=True).notes == [f"{path}: its rows are those of 'data'"]
 
 
+def test_a_file_of_a_mix_may_have_its_weight(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.jsonl", [pair(text(i), text(i + 50)) for i in range(4)])
+    report = gptloom.data_check(data=[f"{path}@0.5"], quiet=True)
+    assert report.is_fine and report.files[0].rows == 4 and report.next == f"gptloom sft BASE --data {path}@0.5"
+    assert told(gptloom.data_check(data=[f"{path}@0"], quiet=True).problems, tmp_path).startswith("rows.jsonl@0: a weight of 0")
+
+
+def test_pairs_of_answers_lack_their_columns(check: Callable[..., CheckReport]) -> None:
+    def mend(*names: str) -> str | None:
+        return check([dict.fromkeys(names, text(i)) for i in range(4)], stage="dpo").problems[0].mend
+
+    wanted = "columns prompt, chosen and rejected: what is asked, the better answer and the worse one"
+    assert mend("question", "answer") == wanted
+    assert mend("question", "choosen", "rejected") == "'choosen': did you mean chosen?"
+
+
 def test_many_problems_are_counted(check: Callable[..., CheckReport]) -> None:
     report = check([pair("a", "b"), *[pair("a", "")] * 40])
     assert len(report.problems) == 4 and str(report.problems[-1]) == "and 37 more: empty answers"

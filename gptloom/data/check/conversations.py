@@ -13,6 +13,7 @@ from gptloom.data.check.report import CheckReport, FileFacts, Gathered
 from gptloom.data.check.survey import Survey, find_garbled
 from gptloom.data.conversation import Conversation, Message
 from gptloom.data.findings import Findings
+from gptloom.data.inputs import split_weight
 from gptloom.data.instruction_formats import Format, conversations_of, format_of, task_of, unused_columns
 from gptloom.data.room import too_many_left_out
 from gptloom.data.rows import Row, RowFile, read_rows
@@ -114,11 +115,13 @@ class _Check:
             what = f"not one answer ends within the {self._measure.limit:,} tokens that are read: nothing is learned"
             gathered.problems.append(Problem(what, ", ".join(paths), "a model with a longer context"))
 
-    def _file(self, path: str, side: str, survey: Survey, format: str | None) -> None:
+    def _file(self, name: str, side: str, survey: Survey, format: str | None) -> None:
+        """What is trained on may have a weight behind its name, as in a mix; every row is looked at once all the same."""
         gathered = self.gathered
         found_before = gathered.findings.count
         usable, left_out = self._measure.usable, self._measure.left_out
         try:
+            path = split_weight(name)[0] if side == "train" else name
             rows = read_rows(path, gathered.findings)
             of_file = format_of(rows, format)
             facts = FileFacts(path, side, of_file.title)
@@ -170,7 +173,7 @@ def first_conversations(paths: Sequence[str], format: str | None) -> list[Conver
     found: list[Conversation] = []
     for path in paths:
         try:
-            rows = read_rows(path, Findings())
+            rows = read_rows(split_weight(path)[0], Findings())
             of_file = format_of(rows, format)
             for row in islice(rows, _TEMPLATE_ROWS - len(found)):
                 found += conversations_of(row, of_file, Findings())
