@@ -27,7 +27,7 @@ def plan_again(tuning: Tuning, folder: Path) -> tuple[Plan, list[int]]:
         raise UserError(Problem(what, str(folder), f"gptloom data show FILE --stage {tuning.command}"))
     events = read_events(folder / EVENTS)
     data = tuning.read(stored.options)
-    then = next((event["repeat"]["hashes"] for event in events if event["type"] == "start"), {})
+    then: dict[str, str] = next((event["repeat"]["hashes"] for event in events if event["type"] == "start"), {})
     if data.hash != then.get("data", data.hash):
         raise UserError(Problem("the rows have changed since the run began", str(folder), "put the old ones back"))
     plan = tuning.plan(stored, data)
