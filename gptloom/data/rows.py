@@ -55,6 +55,7 @@ _LENGTH_MENDS: dict[FileFormat, str] = {
     "conll": "as many words on every line, and a blank line after each sentence",
 }
 _EMPTY = ("", None)
+_FEWEST_CELLS = 2  # of a row that ends early: one alone is a piece of a cell whose line ends are not quoted, or a note
 _FIRST_OBJECTS = 100  # rows whose keys are the names of a JSON file
 _NO_ROWS_MEND = "write rows into it, or name another"
 
@@ -175,7 +176,8 @@ class RowFile:
         for i, (number, cells) in enumerate(rows):
             if i == 0 and self.has_header:
                 continue
-            if (len(cells) < wanted and self.format == "conll") or any(cells[wanted:]):
+            fewest = wanted if self.format == "conll" else min(wanted, _FEWEST_CELLS)
+            if len(cells) < fewest or any(cells[wanted:]):
                 first = "header" if self.has_header else "first row"
                 what = f"{counted(len(cells), 'cell')} where the {first} has {wanted}"
                 self._find(number, "rows of another length", what, mend)

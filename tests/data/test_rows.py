@@ -294,9 +294,9 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
 
 
 def test_rows_that_end_early_are_filled(tmp_path: Path) -> None:
-    _, rows, problems = read(put(tmp_path / "a.csv", "question,answer,comment\na,b\nc,d,e\nf\n"))
-    assert [tuple(row.values.values()) for row in rows] == [("a", "b", ""), ("c", "d", "e"), ("f", "", "")]
-    assert not problems
+    _, rows, problems = read(put(tmp_path / "a.csv", "question,answer,comment\na,b\nc,d,e\npiece of a cell\n"))
+    assert [tuple(row.values.values()) for row in rows] == [("a", "b", ""), ("c", "d", "e")]
+    assert len(problems) == 1 and "a.csv:4: 1 cell where the header has 3" in problems[0]
 
 
 def test_a_tsv_is_quoted_where_a_spreadsheet_wrote_it(tmp_path: Path) -> None:
