@@ -150,7 +150,7 @@ def _not_detected(rows: RowFile, only: str | None) -> Problem:
         f"not {only} data; its columns: {columns}" if only else f"no format of instruction data; its columns: {columns}"
     )
     mend = "columns prompt and completion, or instruction and output; or messages, a list of {role, content}"
-    wanted = (*PROMPTS, *COMPLETIONS, *INSTRUCTIONS, *MESSAGES)
+    wanted: tuple[str, ...] = (*PROMPTS, *COMPLETIONS, *INSTRUCTIONS, *MESSAGES)
     if only == "preference":
         mend = "columns prompt, chosen and rejected: what is asked, the better answer and the worse one"
         wanted = (*PROMPTS, *CHOSEN, *REJECTED)

@@ -19,6 +19,10 @@ class Place(NamedTuple):
 
 Find = Callable[[int | Place, str, str, str | None], None]
 """Takes the number of a line or row, or its place, a kind (see ``Findings.add``), what was found there, and the mend."""
+Decode = Callable[[bytes], str]
+"""Takes the bytes of a line. Raises ``UnicodeDecodeError`` where they are no text."""
+NOT_UTF8 = "lines that are not UTF-8"
+"""A kind of findings."""
 LOST_ROWS = "places from which more rows are lost"
 """A kind of findings: nobody knows how many rows are behind one, so a file that has one must not be used without them."""
 
@@ -29,9 +33,9 @@ class Line(NamedTuple):
     sound: bool  # False: it has bytes that are no text; they were found, and stand as U+FFFD here
 
 
-def text_lines(path: Path, find: Find) -> Iterator[Line]:
-    """Every line of a UTF-8 file. Only a line feed ends one, alone or behind a carriage return; a carriage return does
-    in a file without any line feed. The other line ends of Unicode are letters of a text."""
+def text_lines(path: Path, find: Find, decode: Decode = bytes.decode) -> Iterator[Line]:
+    """Every line of a file, in UTF-8 unless ``decode`` knows better. Only a line feed ends one, alone or behind a carriage
+    return; a carriage return does in a file without any line feed. The other line ends of Unicode are letters of a text."""
     with open_bytes(path) as stream:
         for number, raw in enumerate(_ended(stream), start=1):
             raw = raw.removesuffix(b"\n").removesuffix(b"\r")
@@ -40,7 +44,7 @@ def text_lines(path: Path, find: Find) -> Iterator[Line]:
                 what = f"a NUL byte, at byte {raw.index(0) + 1:,} of the line: no text has one"
                 find(number, "lines with NUL bytes", what, "is it a text file, and whole? copy or convert it again")
             try:
-                text = raw.decode()
+                text = decode(raw)
             except UnicodeDecodeError as error:
                 text, sound = raw.decode(errors="replace"), False
                 _find_undecodable(path, number, error, find)
@@ -72,4 +76,4 @@ def _find_undecodable(path: Path, number: int, error: UnicodeDecodeError, find: 
     new = name.with_name(f"{name.stem}.utf8{name.suffix}")
     what = f"not UTF-8: byte 0x{letter.hex()}{guess} at byte {error.start + 1:,} of the line"
     mend = f"{unpack}iconv -f latin1 -t utf-8 {name} > {new} (cp1252 for files of Windows; editors: save as UTF-8)"
-    find(number, "lines that are not UTF-8", what, mend)
+    find(number, NOT_UTF8, what, mend)

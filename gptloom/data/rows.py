@@ -20,7 +20,7 @@ from gptloom.data.findings import Findings, counted
 from gptloom.data.header import LOOKED_AT, HeaderRule, is_header
 from gptloom.data.inputs import REFUSED, data_suffix, similar_names
 from gptloom.data.json_rows import json_rows, jsonl_rows
-from gptloom.data.lines import Find, Line, Place, text_lines
+from gptloom.data.lines import Decode, Find, Line, Place, text_lines
 from gptloom.data.reading import open_bytes
 from gptloom.data.sheets import parquet_names, parquet_rows, xlsx_rows
 
@@ -69,13 +69,21 @@ class Row:
 class RowFile:
     """The rows of one file, as often as wanted; what is broken is found once."""
 
-    def __init__(self, path: str, format: FileFormat, findings: Findings, has_names: HeaderRule = is_header) -> None:
-        """``has_names`` is asked about the first row of a csv, tsv, xlsx or conll."""
+    def __init__(
+        self,
+        path: str,
+        format: FileFormat,
+        findings: Findings,
+        has_names: HeaderRule = is_header,
+        decode: Decode = bytes.decode,
+    ) -> None:
+        """``has_names`` is asked about the first row of a csv, tsv, xlsx or conll; ``decode`` reads each line of text."""
         self.path = path
         self.format = format
         self.has_header = format not in (*HEADED, "txt")  # JSON and Parquet name their columns
         self.names: tuple[str, ...] = ()  # of JSON: the keys of the first rows; "1", "2", ... without a header
         self._findings = findings
+        self._decode = decode
         self._found_to: dict[str, Place] = {}  # of each kind, the last place where it was found
         self._dialect = Dialect(",")
         self.note = ""  # what is unusual in how the file was taken
@@ -127,7 +135,7 @@ class RowFile:
         self.note = note
 
     def _lines(self, find: Find) -> Iterator[Line]:
-        return text_lines(Path(self.path), find)
+        return text_lines(Path(self.path), find, self._decode)
 
     # ---- tables without names in their rows --------------------------------------------------------------------------
 
@@ -197,10 +205,12 @@ def place_of(path: str, format: FileFormat, number: int | Place) -> str:
     return f"{path} row {number}" if format in ("parquet", "xlsx") else f"{path}:{number}"
 
 
-def read_rows(path: str, findings: Findings, has_names: HeaderRule = is_header) -> RowFile:
+def read_rows(
+    path: str, findings: Findings, has_names: HeaderRule = is_header, decode: Decode = bytes.decode
+) -> RowFile:
     """The rows of a file, by its suffix (also before .gz, .xz, .zst). What is broken in them goes to ``findings``.
 
-    ``has_names`` says whether the first row of a csv, tsv or xlsx holds names. Text is UTF-8.
+    ``has_names`` says whether the first row of a csv, tsv or xlsx holds names. Text is UTF-8 unless ``decode`` knows better.
     Raises ``UserError``: no such file, nothing in it, another encoding or kind of file.
     """
     format = known_format(path, read_head(path), SUFFIXES)
@@ -208,7 +218,7 @@ def read_rows(path: str, findings: Findings, has_names: HeaderRule = is_header) 
         refused = ("its name does not say what it is", f"give it one of the ends {' '.join(SUFFIXES)}")
         what, mend = REFUSED.get(data_suffix(Path(path)), refused)
         raise UserError(Problem(what, where=path, mend=mend.replace("FILE", Path(path).with_suffix("").name)))
-    rows = RowFile(path, format, findings, has_names)
+    rows = RowFile(path, format, findings, has_names, decode)
     if next(iter(rows), None) is None and not rows.is_broken:
         raise UserError(rows.no_rows())
     return rows

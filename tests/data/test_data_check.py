@@ -211,7 +211,9 @@ def test_a_file_of_a_mix_may_have_its_weight(tmp_path: Path) -> None:
     path = put(tmp_path / "rows.jsonl", [pair(text(i), text(i + 50)) for i in range(4)])
     report = gptloom.data_check(data=[f"{path}@0.5"], quiet=True)
     assert report.is_fine and report.files[0].rows == 4 and report.next == f"gptloom sft BASE --data {path}@0.5"
-    assert told(gptloom.data_check(data=[f"{path}@0"], quiet=True).problems, tmp_path).startswith("rows.jsonl@0: a weight of 0")
+    assert told(gptloom.data_check(data=[f"{path}@0"], quiet=True).problems, tmp_path).startswith(
+        "rows.jsonl@0: a weight of 0"
+    )
 
 
 def test_pairs_of_answers_lack_their_columns(check: Callable[..., CheckReport]) -> None:

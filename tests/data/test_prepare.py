@@ -238,6 +238,37 @@ def test_numbers_are_text_and_lists_are_not(tmp_path: Path) -> None:
     assert "x.jsonl:21" in desk.text and "[Necessary] Leave out 1 broken row" in desk.text
 
 
+def windows(path: Path, completions: list[bytes]) -> str:
+    rows = [f"{q} {i};".encode() + completions[i % len(completions)] for i in range(4) for q in QUESTIONS]
+    path.write_bytes(b"\r\n".join([b"Frage;Antwort", *rows]))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "completions", [[b"Town", b"f\xfcr \x80 5 \x96 ja", b"City", b"Village"], [b"sch\xf6n", b"na\xefve"]]
+)
+def test_a_file_of_windows_is_read_as_it_is_meant(tmp_path: Path, completions: list[bytes]) -> None:
+    prepared = prepare(windows(tmp_path / "x.csv", completions), Reader(), desk := Answers())
+    assert f"- [Recommended] Read {tmp_path / 'x.csv'} as Windows-1252 [Y/n]" in desk.text
+    answers = {row["completion"].strip() for row in rows_of(prepared)}
+    assert answers == {one.decode("cp1252") for one in completions} and "broken" not in desk.text
+
+
+def test_a_file_of_windows_without_its_lines_where_the_answer_is_no(tmp_path: Path) -> None:
+    rows = [f"{q} {i};Town {i}".encode() for i in range(10) for q in QUESTIONS]
+    (tmp_path / "x.csv").write_bytes(b"\n".join([b"Frage;Antwort", *rows, b"Wo;f\xfcr", b""]))
+    assert len(rows_of(prepare(str(tmp_path / "x.csv"), Reader(), Answers(False)))) == 50
+    assert "not UTF-8: byte 0xfc" in refusal(windows(tmp_path / "y.csv", [b"a", b"f\xfcr"]), Answers(False))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("привет", "cp1251"), ("γεια", "cp1253"), ("był", "cp1250"), ("für", "cp850"), ("café", "mac_roman")],
+)
+def test_other_encodings_are_not_taken_for_that_of_windows(tmp_path: Path, text: str, encoding: str) -> None:
+    assert "not UTF-8" in refusal(windows(tmp_path / "x.csv", [b"a", f"Oh {text} ja".encode(encoding)]))
+
+
 def test_a_row_that_lacks_its_prompt_is_broken(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"{q} {i}", "completion": f"{a} {i}"}

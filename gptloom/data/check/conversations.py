@@ -134,9 +134,9 @@ class _Check:
             gathered.problems += error.problems
             return
         left_out = self._measure.left_out - left_out
-        examples = self._measure.usable - usable + left_out
+        measured = self._measure.usable - usable + left_out
         if side == "train" and not self._measure.accepted and self._measure.limit is not None:
-            refusal = too_many_left_out(path, left_out, examples, self._measure.limit, path)
+            refusal = too_many_left_out(path, left_out, measured, self._measure.limit, path)
             gathered.problems += [] if refusal is None else [refusal]
         if rows.note:
             gathered.notes.append(f"{path}: {rows.note}")

@@ -21,6 +21,7 @@ class Remedy(Generic[RowsT]):
     what: str  # a command: "Remove 3 duplicate rows"
     apply: Callable[[RowsT], RowsT]  # counts and looks anew: other repairs may have come before it
     level: Level = "recommended"
+    otherwise: Callable[[RowsT], RowsT] = lambda rows: rows  # what has to be done where the answer is no
 
 
 @dataclass(frozen=True)

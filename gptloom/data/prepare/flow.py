@@ -118,6 +118,7 @@ class _Seen(Generic[RowsT]):
     rows: RowsT
     findings: list[Finding[RowsT]]
     applied: list[bool] = field(default_factory=list)
+    fewer: bool = False  # rows than before the remedies, were it for an answer that was no
 
     def examined(
         self, checks: Sequence[Callable[[RowsT, Reader], list[Finding[RowsT]]]], reader: Reader, desk: Desk
@@ -145,10 +146,12 @@ class _Seen(Generic[RowsT]):
         agreed = []
         for one in self.findings:
             agreed.append(one.remedy is not None and _agreed(one.remedy.level, one.remedy.what, desk))
+        before = len(self.rows)
         for one, yes in zip(self.findings, agreed, strict=True):
-            if yes and one.remedy is not None and one.remedy.level != "necessary":
-                self.rows = one.remedy.apply(self.rows)
+            if one.remedy is not None and one.remedy.level != "necessary":
+                self.rows = one.remedy.apply(self.rows) if yes else one.remedy.otherwise(self.rows)
         self.applied = agreed
+        self.fewer = len(self.rows) < before
 
 
 def _agreed(level: Level, what: str, desk: Desk) -> bool:
@@ -167,7 +170,7 @@ def _finish(
     sides = _sides(rows, seen, desk) if isinstance(rows, Pairs) and rows.kind == "classification" else None
     files: list[tuple[Path, Rows]] = []
     next = None
-    if not any(seen.applied):
+    if not (seen.fewer or any(seen.applied)):
         next = next_steps(rows, [(Path(path), rows)], reader)
     elif desk.ask("\nYour data will be written to a new JSONL file. Proceed [Y/n]", True):
         if _state(path) != before:

@@ -14,10 +14,11 @@ from gptloom.data.header import is_header_or_short
 from gptloom.data.inputs import data_suffix
 from gptloom.data.instruction_formats import Format, conversations_of, detect, unused_columns
 from gptloom.data.instruction_names import HISTORIES, INPUTS, SYSTEMS
-from gptloom.data.lines import LOST_ROWS
+from gptloom.data.lines import LOST_ROWS, NOT_UTF8, Decode
 from gptloom.data.prepare.columns import is_usual, pairs_of
-from gptloom.data.prepare.finding import Finding, done
+from gptloom.data.prepare.finding import Finding, Remedy, done
 from gptloom.data.prepare.rows import Chats, Pairs
+from gptloom.data.prepare.windows import windows_text, windows_word
 from gptloom.data.rows import Row, RowFile, read_rows
 
 MOST_BROKEN = 0.1
@@ -32,15 +33,17 @@ class Loaded:
     findings: list[Finding[Any]]
 
 
-def load(path: str) -> Loaded:
-    """The rows of a file of examples.
+def load(path: str, decode: Decode | None = None) -> Loaded:
+    """The rows of a file of examples; ``decode`` reads its lines (default: UTF-8, or Windows-1252 where all others are that).
 
     Raises ``UserError``: it cannot be read, or not to its end, holds preferences, has columns that nobody knows, or more
     than a tenth of its rows is broken (with the problems of all).
     """
     broken, odd = Findings(), Findings()
-    file = read_rows(path, broken, is_header_or_short)
+    file = read_rows(path, broken, is_header_or_short, decode or bytes.decode)
     kept = list(file)
+    if decode is None and broken.count_of(NOT_UTF8) and (word := windows_word(path)):
+        return _of_windows(path, word)
     if not kept or broken.count_of(LOST_ROWS):
         broken.check()
     unread = broken.count
@@ -63,6 +66,19 @@ def load(path: str) -> Loaded:
     if odd:
         found.append(Finding("messages", f"what is odd in some messages:\n{_lines(odd)}"))
     return Loaded(rows, [*_format(file), *_header(file), *found])
+
+
+def _of_windows(path: str, word: str) -> Loaded:
+    """A file that is read as Windows-1252; where that is not wanted, the rows in UTF-8 alone are left, if they are enough."""
+
+    def without(rows: Any) -> Any:
+        known = set(load(path, bytes.decode).rows.wheres)
+        return rows.keep([place for place, where in enumerate(rows.wheres) if where in known])
+
+    loaded = load(path, windows_text)
+    text = f"{path} is not UTF-8 throughout; in Windows-1252, as spreadsheets save it, it says {word!r}"
+    remedy = Remedy[Any](f"Read {path} as Windows-1252", lambda rows: rows, otherwise=without)
+    return Loaded(loaded.rows, [loaded.findings[0], Finding("encoding", text, remedy), *loaded.findings[1:]])
 
 
 def _is_conversation(format: Format, names: Sequence[str], rows: Sequence[Row]) -> bool:
