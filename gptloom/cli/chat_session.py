@@ -131,7 +131,7 @@ class Session:
         """Writes what was said as a file that ``sft`` reads, and returns its number of lines.
 
         A line is a conversation, in which answers that did not end by themselves have weight 0; where messages stand
-        alone, a message and its answer, with the separator and the stop that the model knows. ``UserError`` when no
+        alone, a message and its answer, with the separator and the stop of the model if it has any. ``UserError`` when no
         answer is left that could be learned, the file exists, or it cannot be written.
         """
         turns = [turn for turn in turns_of(self.messages)[1] if _answered(turn)]
@@ -154,7 +154,8 @@ class Session:
     def _bordered(self, turn: list[Message]) -> list[Message]:
         """A message and its answer as the files have them from which a model learns such ends."""
         format = self.model.chat_format
-        assert format is not None
+        if format is None:
+            return turn
         ends = {"user": format.separator, "assistant": format.stop}
         return [replace(one, content=one.content.removesuffix(ends[one.role]) + ends[one.role]) for one in turn]
 

@@ -268,8 +268,10 @@ def test_plain_saves_the_ends_that_it_knows(folders: dict[str, str], talk: Talk,
     ]
 
 
-def test_a_base_model_at_the_terminal(folders: dict[str, str], talk: Talk) -> None:
+def test_a_base_model_at_the_terminal(folders: dict[str, str], talk: Talk, tmp_path: Path) -> None:
     session = open_session(ChatOptions(model=folders["base"], **OPTIONS))
     shown = talk(session, "Once upon ")
     assert "is a base model" in shown and "Once upon " + said(session)[1][1].split("\n")[0][:1] in shown
     assert said(session)[0] == ("user", "Once upon ")
+    session.messages[1] = Message("assistant", "a time.")
+    assert "1 line in" in talk(session, f"/save {tmp_path / 'b.jsonl'}")

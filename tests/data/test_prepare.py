@@ -245,7 +245,7 @@ def windows(path: Path, completions: list[bytes]) -> str:
 
 
 @pytest.mark.parametrize(
-    "completions", [[b"Town", b"f\xfcr \x80 5 \x96 ja", b"City", b"Village"], [b"sch\xf6n", b"na\xefve"]]
+    "completions", [[b"Town", b"f\xfcr \x80 5 \x96 ja", b"City", b"Village"], [b"sch\xf6n", b"5\xa0000"]]
 )
 def test_a_file_of_windows_is_read_as_it_is_meant(tmp_path: Path, completions: list[bytes]) -> None:
     prepared = prepare(windows(tmp_path / "x.csv", completions), Reader(), desk := Answers())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gptloom.data.lines import NOT_UTF8, Place, text_lines
 
+EXCERPT = 60  # characters of a word that are shown
 _UNLIKELY = re.compile(
     r"[^\W\d_a-zA-Z]{3}"  # three letters in a row of which none is plain: Cyrillic, Greek, Chinese
     r"|[¹³¯¤]|[a-z][¿£]"  # letters of Central Europe
@@ -33,7 +34,7 @@ def windows_word(path: str) -> str | None:
         if not text.isascii() and raw != text.encode():
             if _UNLIKELY.search(text) or not all(one.isprintable() or one in _UNSEEN for one in text):
                 raw.decode()  # raises, and the line is found
-            words.append(next(word for word in text.split() if not word.isascii()))
+            words.append(next((word for word in text.split(" ") if not word.isascii()), text)[:EXCERPT])
         return text
 
     def find(number: int | Place, kind: str, what: str, mend: str | None) -> None:
