@@ -252,6 +252,7 @@ def test_what_a_shard_needs_is_counted_in_the_tensors_of_a_model(bench: Any) -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
 def test_resident_memory_grows_by_what_is_written() -> None:
     """In a process of its own: one that has trained has memory to spare, and need not grow."""

@@ -41,6 +41,7 @@ def test_startup_names_both_commands_and_judges(tmp_path: Path) -> None:
     assert check["reached"] == (check["value"] <= 0.3)
 
 
+@pytest.mark.slow
 def test_tokenize_measures_text_given(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("A loom weaves threads into cloth.\n" * 50, encoding="utf-8")

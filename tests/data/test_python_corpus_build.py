@@ -26,6 +26,7 @@ def documents(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split(DOCUMENT_SEPARATOR)
 
 
+@pytest.mark.slow
 def test_one_byte_in_five_is_an_interactive_example_in_both_parts(corpus):
     for part in ("train", "valid"):
         share = corpus.counts[f"{part}_example_bytes"] / corpus.counts[f"{part}_bytes"]
@@ -108,6 +109,7 @@ def test_instructions_ask_what_their_part_may_ask(corpus):
     }
 
 
+@pytest.mark.slow
 def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(corpus, tmp_path):
     code = (
         "import sys; from pathlib import Path; from gptloom.data.python_corpus import build_python_corpus;"

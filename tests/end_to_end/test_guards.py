@@ -28,6 +28,7 @@ def guards(run: Path) -> list[dict[str, Any]]:
     return [event for event in read_events(run / "events.jsonl") if event["type"] == "guard"]
 
 
+@pytest.mark.slow
 def test_a_learning_rate_far_too_high_is_diagnosed(pretrain: Any, tmp_path: Path) -> None:
     done = pretrain("--max-steps", 60, "--lr", 1e3, "--warmup", 0, "--optimizer", "muon", "--precision", "bf16")
     assert done.code == 3, done.err
@@ -40,6 +41,7 @@ def test_a_learning_rate_far_too_high_is_diagnosed(pretrain: Any, tmp_path: Path
     assert guards(tmp_path / "run")[-1]["action"] == "training stopped"
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_worse_than_knowing_nothing_is_divergence(pretrain: Any, tmp_path: Path) -> None:
     done = pretrain("--max-steps", 400, "--lr", 10, *PLAIN)
     assert done.code == 3, done.err

@@ -218,6 +218,7 @@ def test_another_schedule_is_warmed_up_again(pretrain, gptloom, tmp_path: Path) 
     assert [rates[step] for step in range(9, 19)] == pytest.approx([0.01 * schedule(step) for step in range(8, 18)])
 
 
+@pytest.mark.slow
 def test_an_extension_that_is_broken_off_keeps_its_schedule(pretrain, gptloom, text: Path, tmp_path: Path) -> None:
     options = ["--schedule", "cosine", "--warmup", 2, "--lr", 0.01, "--save-every", 3, "--log-every", 1, *BRIEF]
     for out in ("run", "straight"):

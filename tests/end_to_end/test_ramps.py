@@ -46,6 +46,7 @@ def test_a_batch_grows_and_the_tokens_are_counted(pretrain: Callable, gptloom: C
     assert len(later) == 16 and later[0]["position"] == SIZES.before(len(counted) - 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_its_ramp_goes_on_to_the_bit(
     pretrain: Callable, gptloom: Callable, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_run_that_is_stopped_in_its_ramp_goes_on_to_the_bit(
     assert rates == [event["lr"] for event in trained(tmp_path / "straight")]
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_forward_pass_change_nothing(pretrain: Callable, tmp_path: Path) -> None:
     options = (*RAMP, "--max-steps", 8, "--lr", 0.003, "--warmup", 2, *BRIEF)
     losses = []

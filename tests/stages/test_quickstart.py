@@ -105,7 +105,7 @@ def test_json_is_one_document_and_the_screen_a_table(finished: Any, capsys: pyte
     assert "gptloom pretrain --data yourfile.txt" in printed.out and printed.err == ""
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_a_broken_off_quickstart_ends_as_if_it_had_not_been(
     how: str, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +133,7 @@ def test_a_broken_off_quickstart_ends_as_if_it_had_not_been(
     assert figures["bits_per_byte"] == expected["bits_per_byte"] and figures["moments"] == expected["moments"]
 
 
+@pytest.mark.slow
 def test_what_was_broken_off_while_preparing_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("the power is gone")

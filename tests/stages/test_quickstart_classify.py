@@ -70,6 +70,7 @@ def test_three_ways_are_measured_beside_two_without_a_network(finished: Any, beg
     assert finished.run == FULL and finished.better.startswith("families told right 33% → ")
 
 
+@pytest.mark.slow
 def test_random_weights_are_trained_as_long_as_the_base(finished: Any, begun: Context) -> None:
     assert read_state(begun.out / FULL).step == read_state(begun.out / RANDOM).step == FAST_STEPS
 

@@ -95,6 +95,7 @@ def test_what_was_measured_is_held_fast(runs: Runs, monkeypatch: pytest.MonkeyPa
     assert given["threads"] == 1 and given["precision"] in ("fp32", "bf16") and given["compile"] is False
 
 
+@pytest.mark.slow
 def test_a_run_from_a_base_and_with_a_constant_rate(runs: Runs) -> None:
     base = runs.pretrain("--max-steps", 3, out="base")
     arguments = ["--max-steps", 3, "--batch-tokens", 128, "--schedule", "constant"]
@@ -107,6 +108,7 @@ def test_a_run_from_a_base_and_with_a_constant_rate(runs: Runs) -> None:
     assert not (runs.folder / "third").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_paused_and_resumed_is_repeated_in_one_go(runs: Runs) -> None:
     import gptloom
 
@@ -161,6 +163,7 @@ def test_another_result_ends_with_code_1_and_names_it(runs: Runs, edited: Callab
     assert losses["at"] == "step 2 loss" and losses["largest_difference"] == pytest.approx(0.0099, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_on_another_machine_losses_are_held_against_a_tolerance(runs: Runs, edited: Callable[..., Path]) -> None:
     def elsewhere(lines: list[dict[str, Any]]) -> None:
         for line in lines:
@@ -231,6 +234,7 @@ def test_a_run_of_several_processes_is_repeated_by_as_many(runs: Runs) -> None:
     assert Record.read(runs.folder / "again").facts["processes"] == 2
 
 
+@pytest.mark.slow
 def test_deterministic_changes_nothing_and_repeats_to_the_bit(runs: Runs) -> None:
     plain = runs.pretrain("--max-steps", 3, "--dropout", 0.1, out="plain")
     before = torch.are_deterministic_algorithms_enabled()

@@ -105,6 +105,7 @@ def test_llama_and_mistral(tmp_path: Path, where: str) -> None:
     assert_round_trip(tokenizer, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_chat_template_of_a_gpt2_vocabulary(gpt2: Tokenizer, tmp_path: Path) -> None:
     gpt2.save(tmp_path)
     path = tmp_path / "tokenizer_config.json"

@@ -40,6 +40,7 @@ def test_a_run_folder_and_a_bare_model_folder(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "model").hash == tokenizer.hash
 
 
+@pytest.mark.slow
 def test_gpt2_is_one_tokenizer_however_it_was_written(gpt2: Tokenizer, tmp_path: Path) -> None:
     source = real_data("vocab_gpt2")
     for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):

@@ -70,6 +70,7 @@ def merges_of(tokenizer: Tokenizer, folder: Path) -> list[Pair]:
     return [(left, right) for left, right in model["merges"]]
 
 
+@pytest.mark.slow
 def test_bpe_merges_are_those_of_the_definition(tmp_path: Path) -> None:
     """Between our merges and published ones for the same text lies the choice among equally frequent pairs, no more.
 

@@ -115,6 +115,7 @@ def test_it_never_loops(tmp_path: Path) -> None:
     assert len(backs(tmp_path / "run")) == ROLL_BACKS
 
 
+@pytest.mark.slow
 def test_roll_backs_far_apart_do_not_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gptloom.train.rollback.ROLL_BACKS", 1)
     with pytest.raises(GuardStop):
@@ -135,6 +136,7 @@ def test_the_checkpoint_from_before_is_kept_while_updates_are_refused(tmp_path: 
     assert list(finished_checkpoints(run.path)) == [STEPS]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = train(tmp_path / "sound", 20, 34, keep=3)
 

@@ -66,6 +66,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_ranks(compare, 2, folder=str(tmp_path_factory.mktemp("shared")))
 
 
+@pytest.mark.slow
 def test_the_same_everywhere_passes_in_silence(both: list[dict[str, Any]]) -> None:
     assert [process["equal"] for process in both] == [None, None]
     assert [process["quiet"] for process in both] == [[], []]

@@ -93,7 +93,11 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("size", "families"),
-    [(2, ["modern"]), pytest.param(2, ["gpt2", "fast"], marks=slow), pytest.param(4, list(FAMILIES), marks=slow)],
+    [
+        pytest.param(2, ["modern"], marks=slow),
+        pytest.param(2, ["gpt2", "fast"], marks=slow),
+        pytest.param(4, list(FAMILIES), marks=slow),
+    ],
 )
 @pytest.mark.parametrize(("kind", "tolerance"), [("adamw", 1e-5), pytest.param("muon", 1e-3, marks=slow)])
 def test_every_strategy_has_the_curve_of_one_process(

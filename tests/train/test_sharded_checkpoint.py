@@ -166,6 +166,7 @@ def checkpoint(by_two: dict[str, Path], tmp_path: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_one_process_reads_and_opens_what_two_wrote(by_two: dict[str, Path]) -> None:
     config = ModelConfig(**CONFIGS["gpt2"])
     hashes = set()

@@ -293,7 +293,7 @@ def go():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, go, kind: str) -> None:
     """fp32 AdamW and bf16 Muon, both with dropout; killed as soon as step 7 has been done."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -28,6 +28,7 @@ def fewest_faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
 def test_a_freed_block_is_used_again_without_page_faults() -> None:
     # 64 MiB of new memory are 16,384 pages; the system may take some back at any time, so the best of ten counts.

@@ -188,7 +188,7 @@ def at_step(command: list, step: int, *signals: int) -> tuple[int, list[int]]:
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"])
 def test_a_signal_saves_and_pauses(tmp_path: Path, name: str) -> None:
     code, steps = at_step([tmp_path / "run", "adamw", "500", "0.2"], 3, getattr(signal, name))
     state = read_state(tmp_path / "run")
@@ -197,6 +197,7 @@ def test_a_signal_saves_and_pauses(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "run" / "checkpoints" / f"step-{state.step:08d}" / "state.json").exists()
 
 
+@pytest.mark.slow
 @posix
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     code, steps = at_step([tmp_path / "run", "adamw", "500", "1"], 2, signal.SIGINT, signal.SIGINT)
