@@ -6,11 +6,11 @@
 #
 #   PYTHON=python3.12      the Python to build .venv with
 #   TORCH_INDEX=URL        where torch comes from (default: chosen by scripts/setup.py)
-#   WORKERS=2              test processes
+#   WORKERS=3              test processes
 
 PYTHON ?= $(or $(shell command -v python3 2>/dev/null),$(shell command -v python 2>/dev/null),python3)
 TORCH_INDEX ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -24,7 +24,7 @@ define timed
 @echo '$$ $(2)'; begun=$$(date +%s); $(2); code=$$?; echo "== $(1): $$(($$(date +%s) - begun)) s"; exit $$code
 endef
 
-# Tests run side by side: one thread each, so that they don't fight for the cores.
+# Tests run side by side: one thread each, so that they don't fight for the cores. On two cores three, since some wait.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help

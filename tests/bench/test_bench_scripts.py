@@ -34,6 +34,7 @@ def stored(script: str, folder: Path, *options: str, status: int | None = 0) -> 
     return document
 
 
+@pytest.mark.slow
 def test_startup_names_both_commands_and_judges(tmp_path: Path) -> None:
     found = stored("startup.py", tmp_path, "--repeats", "1", status=None)
     assert list(found["tables"]["whole process"]) == ["python -c pass", "gptloom --help"]

@@ -123,6 +123,7 @@ def test_a_conll_file_is_answered_by_sentences(run: Run) -> None:
     assert read_table("n.csv", header=True).rows[1]["prediction"] == "B-per O"
 
 
+@pytest.mark.slow
 def test_what_was_not_read_is_said(run: Run) -> None:
     said = "2 of 5 rows are longer than 64 tokens: they lose their"
     code, out, err = run("predict", "short", "--data", "t.tsv")

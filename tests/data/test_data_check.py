@@ -355,6 +355,7 @@ def test_prepare_is_advised_where_it_takes_the_file(check: Callable[..., CheckRe
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("different", [1, 1000, 50_000], ids=["all the same", "few", "all different"])
 def test_bytes_per_row(monkeypatch: pytest.MonkeyPatch, different: int) -> None:
     """What a docstring of ``Seen`` says: beyond the sketched rows less than 100 bytes a row, whatever repeats."""

@@ -71,6 +71,7 @@ class Poison:
         self.step, self.attempt = run.state.step, event.get("attempt", self.attempt)
 
 
+@pytest.mark.slow
 def test_poisoned_text_is_left_behind_and_shown(
     text: Path, gptloom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_auto_takes_the_whole_batch_where_it_fits(pretrain: Any, tmp_path: Path)
     assert option == {"value": 16, "source": "derived", "rule": "auto: all of the batch"}
 
 
+@pytest.mark.slow
 def test_auto_halves_what_does_not_fit(pretrain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = NextToken.loss
 

@@ -92,6 +92,7 @@ def test_berts_phases_are_one_line_of_the_learning_rate() -> None:
     assert schedule_of(second, second.max_steps)(second.max_steps) == 0.0
 
 
+@pytest.mark.slow
 def test_bert_runs_in_both_phases(gptloom: Callable[..., Any], text: Path, tmp_path: Path) -> None:
     sentences = text.read_text(encoding="utf-8").splitlines()
     documents = ["\n".join(sentences[first : first + 20]) for first in range(0, len(sentences), 20)]

@@ -172,6 +172,7 @@ def silent(code: int, out: str, err: str) -> bool:
 # ---- how many, and how the model is shared ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_options_tell_is_refused_before_anything_is_started(bench: Bench) -> None:
     """Of all that tests/stages/test_stages_conflicts.py lists: the ways to share that cannot be."""
     said = messages(bench.pretrain("--processes", 3, "--strategy", "hsdp", "--port", 1234, "--offload").end()[2])

@@ -121,6 +121,7 @@ def test_without_validation(pretrain, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_shards_built_before(pretrain, gptloom, text: Path, tmp_path: Path) -> None:
     assert gptloom("tokenizer", "train", "--data", text, "--vocab-size", 300, "--out", tmp_path / "tok").code == 0
     built = gptloom("data", "build", "--data", text, "--tokenizer", tmp_path / "tok", "--out", tmp_path / "shards")
@@ -191,6 +192,7 @@ def lr_by_step(run: Path) -> dict[int, float]:
     return {event["step"]: event["lr"] for event in events(run, "train")}
 
 
+@pytest.mark.slow
 def test_a_trapezoid_is_extended_from_before_its_decay(pretrain, gptloom, tmp_path: Path) -> None:
     options = ["--schedule", "trapezoid", "--decay", 0.4, "--lr", 0.01, "--save-every", 3, "--log-every", 1, *BRIEF]
     assert pretrain("--max-steps", 10, *options).code == 0
@@ -206,6 +208,7 @@ def test_a_trapezoid_is_extended_from_before_its_decay(pretrain, gptloom, tmp_pa
     assert read_state(run).steps == 20 and 12 in finished_checkpoints(run) and 6 not in finished_checkpoints(run)
 
 
+@pytest.mark.slow
 def test_another_schedule_is_warmed_up_again(pretrain, gptloom, tmp_path: Path) -> None:
     options = ["--schedule", "cosine", "--warmup", 2, "--lr", 0.01, "--save-every", 4, "--log-every", 1, *BRIEF]
     assert pretrain("--max-steps", 8, *options).code == 0
@@ -279,6 +282,7 @@ def test_killed_in_the_middle_it_is_resumed(pretrain, gptloom, text: Path, tmp_p
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_what_changed_since_the_checkpoint_is_said_or_refused(pretrain, gptloom, tmp_path: Path) -> None:
     assert pretrain("--max-steps", 4, "--schedule", "cosine").code == 0
     run = tmp_path / "run"
@@ -488,6 +492,7 @@ def test_a_preset_is_no_base(gptloom, text: Path) -> None:
     assert refused.code == 2 and "--model small" in refused.err
 
 
+@pytest.mark.slow
 def test_a_resume_into_a_folder_in_use_changes_nothing(pretrain, gptloom, tmp_path: Path) -> None:
     from gptloom.train.lock import RunLock
 

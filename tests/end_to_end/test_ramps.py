@@ -78,6 +78,7 @@ def test_the_rows_of_a_forward_pass_change_nothing(pretrain: Callable, tmp_path:
     assert all(other == pytest.approx(losses[0], rel=1e-5) for other in losses[1:])
 
 
+@pytest.mark.slow
 def test_rates_follow_the_tokens(pretrain: Callable, gptloom: Callable, tmp_path: Path) -> None:
     options = ("--schedule", "linear", "--lr", 0.01, "--final-lr", 0.1, *RAMP, *BRIEF)
     done = pretrain("--max-steps", 15, "--warmup-tokens", 256, "--decay-tokens", 1700, *options)
@@ -99,6 +100,7 @@ def test_rates_follow_the_tokens(pretrain: Callable, gptloom: Callable, tmp_path
     assert same(tmp_path / "run", tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_rows_shorter_than_the_context(pretrain: Callable, gptloom: Callable, tmp_path: Path) -> None:
     done = pretrain("--max-steps", 3, "--context", 64, "--sequence-length", 16, *BRIEF)
     assert done.code == 0, done.err
@@ -117,6 +119,7 @@ def test_masked_words_in_a_batch_that_grows(pretrain: Callable, text: Path, tmp_
     assert [event["tokens"] for event in trained(tmp_path / "run")] == [16 * SIZES.before(n) for n in range(1, 7)]
 
 
+@pytest.mark.slow
 def test_a_ramp_is_repeated(pretrain: Callable, gptloom: Callable, tmp_path: Path) -> None:
     options = ("--schedule", "cosine", "--warmup-tokens", 128, "--epsilon", 1e-6, "--sequence-length", 16)
     assert pretrain("--max-steps", 6, "--context", 32, *options, *RAMP, *BRIEF).code == 0

@@ -20,6 +20,7 @@ TEXT = "".join(
 TRAIN, VALID = TEXT[:-1500], TEXT[-1500:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 4, 6, 8])
 def test_ngram_probabilities_sum_to_one_in_seen_and_unseen_contexts(order):
     model = ByteNgram(TRAIN, order)

@@ -207,6 +207,7 @@ def test_samples_are_spread_from_first_to_last() -> None:
     assert _spread([1, 2], 6) == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_loss_picture_is_a_png_of_the_run(full: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     run = read_run(full)

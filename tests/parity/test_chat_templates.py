@@ -108,6 +108,7 @@ def test_plain(ours: dict[str, Tokenizer], tmp_path: Path) -> None:
     assert asked == renderer.prompt([Message("user", "What is this?")]), "the separator is in the template itself"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gptloom", "chatml", "llama", "alpaca"])
 def test_built_in_with_gpt2(name: str, gpt2: Tokenizer, tmp_path: Path) -> None:
     format, tokenizer = built_in(name, gpt2)

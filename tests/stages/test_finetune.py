@@ -367,6 +367,7 @@ def test_all_conflicts_are_told_at_once(tune: Tune) -> None:
     assert len(told) >= 9
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_body_is_refused(tune: Tune, bodies: dict[str, Path], tmp_path: Path) -> None:
     assert refusal(lambda: tune(method="last", layers=3)) == ["--layers 3: the body has 2 blocks"]
     assert refusal(lambda: tune(metric="bleu")) == ["--metric bleu: not one of this task's"]

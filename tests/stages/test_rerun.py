@@ -72,11 +72,13 @@ def test_a_run_is_repeated_to_the_bit(runs: Runs) -> None:
     assert read_state(runs.folder / "again").state == "finished"
 
 
+@pytest.mark.slow
 def test_without_verify_it_only_trains(runs: Runs) -> None:
     code, document = runs.rerun(runs.pretrain("--max-steps", 2))
     assert (code, document["holds"], document["parts"]) == (0, None, None) and document["step"] == 2
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_held_fast(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes over the text, a time, and a shape that another machine would choose differently."""
     run = runs.pretrain("--max-epochs", 2, "--max-minutes", 5, "--max-steps", 10)
@@ -183,6 +185,7 @@ def test_on_another_machine_losses_are_held_against_a_tolerance(runs: Runs, edit
     assert code == 1 and not document["holds"]
 
 
+@pytest.mark.slow
 def test_of_a_gpu_no_bits_are_demanded(runs: Runs, edited: Callable[..., Path]) -> None:
     def with_gpu(lines: list[dict[str, Any]]) -> None:
         next(line for line in lines if line["type"] == "start")["machine"]["gpus"] = ["a fast one"]
@@ -218,6 +221,7 @@ def test_a_fine_tuning_is_refused_in_one_sentence(
     assert told.count(" tun") == 1 and "there is no option" not in told
 
 
+@pytest.mark.slow
 def test_an_extension_with_a_new_warm_up_is_no_single_training(runs: Runs) -> None:
     run = runs.pretrain("--max-steps", 3, "--schedule", "cosine")
     assert main(["resume", str(run), "--max-steps", "6", "--quiet"]) == 0

@@ -237,6 +237,7 @@ def test_trained_cased() -> None:
     assert tokenizer.encode("The") != tokenizer.encode("the")
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_in_any_order_of_texts(wikitext: str) -> None:
     lines = wikitext[:200_000].split("\n")
     first = train_tokenizer("wordpiece", lines, 1500)

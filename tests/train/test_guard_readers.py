@@ -23,6 +23,7 @@ def read_by(make: Any, tmp_path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_step_once(tmp_path: Path) -> None:
     read_by(TensorBoardReader, tmp_path)
     shown = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -30,6 +31,7 @@ def test_tensorboard_shows_every_step_once(tmp_path: Path) -> None:
     assert [point.step for point in shown.Scalars("train/lr")] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_tables_have_every_step_once(tmp_path: Path) -> None:
     read_by(CsvReader, tmp_path)
     with (tmp_path / "run" / "csv" / "train.csv").open(encoding="utf-8") as file:
@@ -38,6 +40,7 @@ def test_tables_have_every_step_once(tmp_path: Path) -> None:
     assert {row["attempt"] for row in rows[:18]} == {"0"} and {row["attempt"] for row in rows[18:]} == {"1"}
 
 
+@pytest.mark.slow
 def test_wandb_gets_a_run_for_what_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[list[Any]] = []
 

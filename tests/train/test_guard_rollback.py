@@ -82,6 +82,7 @@ def test_the_result_is_that_of_a_run_that_never_saw_those_windows(tmp_path: Path
     assert result(straight.path) == result(gone_back.path)
 
 
+@pytest.mark.slow
 def test_a_spike_is_skipped_and_repeated_spikes_are_left_behind(tmp_path: Path) -> None:
     given = {"factor": 3.0, "window": 12}
     once = train(tmp_path / "once", 20, 21, **given)
@@ -92,6 +93,7 @@ def test_a_spike_is_skipped_and_repeated_spikes_are_left_behind(tmp_path: Path) 
     assert len(repeated.way_back.excluded) == 11 * ROWS and repeated.state.state == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [34, 45])
 def test_readers_see_every_step_once(tmp_path: Path, end: int) -> None:
     run = train(tmp_path / "run", 20, end)
@@ -99,6 +101,7 @@ def test_readers_see_every_step_once(tmp_path: Path, end: int) -> None:
     assert steps == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_it_never_loops(tmp_path: Path) -> None:
     with pytest.raises(GuardStop) as stopped:
         train(tmp_path / "run", 20, 200)
@@ -130,6 +133,7 @@ def test_without_a_checkpoint_from_before_it_stops(tmp_path: Path) -> None:
     assert guards(tmp_path / "run")[-1]["action"] == "training stopped"
 
 
+@pytest.mark.slow
 def test_the_checkpoint_from_before_is_kept_while_updates_are_refused(tmp_path: Path) -> None:
     run = train(tmp_path / "run", 20, 34, keep=1)  # step 24 is saved in the middle of the trouble
     assert [back["to_step"] for back in backs(run.path)] == [18]
@@ -151,6 +155,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: pytest
     assert result(run.path) == result(sound.path)
 
 
+@pytest.mark.slow
 def test_bf16_copies_follow_their_masters_back(tmp_path: Path) -> None:
     run = train(tmp_path / "run", 20, 34, dtype=torch.bfloat16)
     assert len(backs(run.path)) == 1

@@ -192,6 +192,7 @@ def test_elastic_goes_on_without_a_lost_machine_and_takes_it_back(machines: Mach
     assert "127.0.0.2 is here: starting again" in said
 
 
+@pytest.mark.slow
 def test_elastic_starts_all_again_after_a_killed_worker(machines: Machines) -> None:
     code = "note()\nif rank and not restarts: os.kill(os.getpid(), 9)\nif not restarts: time.sleep(60)"
     machines.start(0, code, elastic=True)

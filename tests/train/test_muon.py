@@ -91,7 +91,7 @@ def test_work_is_dealt_evenly() -> None:
 @pytest.mark.parametrize(
     ("layouts", "size"),
     [
-        (["whole", "rows", "columns"], 2),
+        pytest.param(["whole", "rows", "columns"], 2, marks=pytest.mark.slow),
         pytest.param(["whole", "rows", "hsdp", "mixed"], 4, marks=pytest.mark.slow),
     ],
 )

@@ -89,6 +89,7 @@ def run_alone(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_deterministic_refuses_what_may_vary() -> None:
     done = run_alone(IN_A_PROCESS)
     assert done.returncode == 0, done.stderr
