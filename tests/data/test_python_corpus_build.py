@@ -16,6 +16,8 @@ from gptloom.data.python_corpus import DOCUMENT_SEPARATOR, PythonCorpus, build, 
 from gptloom.data.python_corpus.first_sentence import is_sentence
 from gptloom.data.python_corpus.pages import Entry, Page
 
+pytestmark = pytest.mark.slow  # the whole corpus is built twice
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> PythonCorpus:
@@ -26,7 +28,6 @@ def documents(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split(DOCUMENT_SEPARATOR)
 
 
-@pytest.mark.slow
 def test_one_byte_in_five_is_an_interactive_example_in_both_parts(corpus):
     for part in ("train", "valid"):
         share = corpus.counts[f"{part}_example_bytes"] / corpus.counts[f"{part}_bytes"]
@@ -109,7 +110,6 @@ def test_instructions_ask_what_their_part_may_ask(corpus):
     }
 
 
-@pytest.mark.slow
 def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(corpus, tmp_path):
     code = (
         "import sys; from pathlib import Path; from gptloom.data.python_corpus import build_python_corpus;"
@@ -121,7 +121,6 @@ def test_the_same_python_and_seed_give_the_same_corpus_even_without_docstrings(c
     assert printed == [corpus.hash, str(len(corpus.notes))]
 
 
-@pytest.mark.slow
 def test_a_finished_corpus_is_taken_as_it_is_and_a_changed_one_is_written_again(corpus):
     before = corpus.train.stat().st_mtime_ns
     assert build_python_corpus(corpus.folder) == corpus

@@ -113,7 +113,9 @@ def test_without_pairs_there_is_one_term_and_no_head_for_them(train: Callable[..
     assert not config.pair_head and not config.pooler and config.masked_head
 
 
-@pytest.mark.parametrize("pairs", ["nsp", "order", "none"])
+@pytest.mark.parametrize(
+    "pairs", ["nsp", *(pytest.param(pairs, marks=pytest.mark.slow) for pairs in ("order", "none"))]
+)
 def test_micro_batches_change_nothing(train: Callable[..., Path], pairs: str) -> None:
     whole, cut = (train(f"cut{rows}", "--pairs", pairs, "--micro-batch", rows, steps=3) for rows in (16, 2))
     assert not compare_runs(whole, cut).beyond(1e-5)
@@ -126,6 +128,7 @@ def test_two_processes_train_what_one_would(train: Callable[..., Path], strategy
     assert not compare_runs(alone, two).beyond(1e-5)
 
 
+@pytest.mark.slow
 def test_a_base_model_learns_on_and_says_so(
     train: Callable[..., Path], gptloom: Any, stories: Path, tmp_path: Path
 ) -> None:

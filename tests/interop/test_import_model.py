@@ -224,16 +224,12 @@ def test_a_vocabulary_in_two_files_becomes_a_tokenizer_json(tmp_path: Path) -> N
     assert again(TEXT)["input_ids"] == tokenizer.encode(TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "vocab_size", "files"),
     [
         ("gpt2", 50257, {"vocab_gpt2/encoder.json": "vocab.json", "vocab_gpt2/vocab.bpe": "merges.txt"}),
-        pytest.param(
-            "gpt2",
-            50257,
-            {"vocab_gpt2/encoder.json": "encoder.json", "vocab_gpt2/vocab.bpe": "vocab.bpe"},
-            marks=pytest.mark.slow,
-        ),
+        ("gpt2", 50257, {"vocab_gpt2/encoder.json": "encoder.json", "vocab_gpt2/vocab.bpe": "vocab.bpe"}),
         (
             "gpt1",
             40478,

@@ -105,7 +105,8 @@ def test_json_is_one_document_and_the_screen_a_table(finished: Any, capsys: pyte
     assert "gptloom pretrain --data yourfile.txt" in printed.out and printed.err == ""
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_broken_off_quickstart_ends_as_if_it_had_not_been(
     how: str, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

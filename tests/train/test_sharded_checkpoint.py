@@ -33,6 +33,8 @@ from gptloom.train.sharded_checkpoint import Piece, pieces_of, write_pieces
 from gptloom.train.snapshot import About, Shares, begin, commit, take_snapshot, write_files
 from gptloom.train.world import World
 
+pytestmark = pytest.mark.slow  # two processes write what all of them read
+
 # 61 rows divide among neither 2 nor 4, and the norms of a head (2 numbers) leave two of 4 processes without any.
 SHAPE = {"vocab_size": 61, "context": 12, "n_layer": 1, "n_head": 4, "d_model": 8, "head_dim": 2, "d_ff": 20}
 CONFIGS = {
@@ -142,7 +144,6 @@ def exchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("there", NAMES)
 @pytest.mark.parametrize("back", NAMES)
 def test_from_any_layout_to_any_other(exchanged: dict[str, list[str]], there: str, back: str) -> None:
@@ -166,7 +167,6 @@ def checkpoint(by_two: dict[str, Path], tmp_path: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 def test_one_process_reads_and_opens_what_two_wrote(by_two: dict[str, Path]) -> None:
     config = ModelConfig(**CONFIGS["gpt2"])
     hashes = set()
