@@ -62,21 +62,21 @@ class Beginnings:
         """
         rows = _array(self._rows).astype(np.int64)
         last = np.diff(rows, append=-1) != 0
-        by_prompt = _first_with(trained._prompts, trained._rows, _array(self._prompts))
-        by_exchange = _first_with(trained._exchanges, trained._rows, _array(self._exchanges))
+        by_prompt = first_places(_array(trained._prompts), _array(self._prompts))
+        by_exchange = first_places(_array(trained._exchanges), _array(self._exchanges))
         found = np.where(last, by_prompt, by_exchange)
         seen, first = np.unique(rows[found >= 0], return_index=True)
-        return seen, found[found >= 0][first]
+        return seen, _array(trained._rows).astype(np.int64)[found[found >= 0][first]]
 
 
-def _first_with(keys: array[int], rows: array[int], sought: NDArray[np.uint64]) -> Rows:
-    """For each key that is sought the first of ``rows`` that has it, -1 where none has."""
+def first_places(keys: NDArray[np.uint64], sought: NDArray[np.uint64]) -> Rows:
+    """For each key that is sought its first place among ``keys``, -1 where it is not there."""
     if not len(keys):
         return np.full(len(sought), -1)
-    order = np.argsort(_array(keys), kind="stable")
-    ordered = _array(keys)[order]
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
     places = np.minimum(np.searchsorted(ordered, sought), len(ordered) - 1)
-    return np.where(ordered[places] == sought, _array(rows).astype(np.int64)[order[places]], -1)
+    return np.where(ordered[places] == sought, order[places], -1)
 
 
 def _array(numbers: array[int]) -> NDArray[np.uint64]:

@@ -34,6 +34,11 @@ class Sample:
         """Whether it says nothing: a model that ends at once has learned to end, and not to answer."""
         return not self.answer.strip()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it says something and ended by itself."""
+        return self.stopped and not self.empty
+
 
 @dataclass(frozen=True)
 class Smoke:
@@ -46,7 +51,7 @@ class Smoke:
     @property
     def stopping(self) -> float:
         """Share of the answers that say something and ended by themselves; 1 where nothing was asked."""
-        return _mean([float(sample.stopped and not sample.empty) for sample in self.samples], 1.0)
+        return _mean([float(sample.ended) for sample in self.samples], 1.0)
 
     @property
     def empty(self) -> int:
@@ -78,7 +83,7 @@ class Smoke:
 
     @property
     def _ended(self) -> str:
-        ended = round(self.stopping * len(self.samples))
+        ended = sum(sample.ended for sample in self.samples)
         return f"{ended} of {len(self.samples)} answers to {self.whose} prompts end by themselves"
 
     def as_dict(self) -> dict[str, Any]:

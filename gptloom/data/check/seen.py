@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from gptloom.data.beginnings import first_places
 from gptloom.data.check.sketches import MINIMA, Keys, Numbers, Sketches, near_pairs, repeats, sketch
 from gptloom.data.separators import common_prefix, common_suffix
 
@@ -177,7 +178,10 @@ class Leaked:
 
         ``exact``: the rows of ``valid`` that are trained on, and for each one of ``train`` (default: with its prompt).
         """
-        leaking, first = _crossing(train, valid) if exact is None else exact
+        if exact is None:
+            places = first_places(train.asked, valid.asked)
+            exact = np.flatnonzero(places >= 0), places[places >= 0]
+        leaking, first = exact
         n_sketched = len(sketches := train.asked_sketches())
         both = np.concatenate([sketches, valid.asked_sketches()])
         near = np.full(len(both) - n_sketched, _NONE)
@@ -189,14 +193,6 @@ class Leaked:
             _pairs(valid, train, leaking, first),
             _pairs(valid, train, nearly, near[nearly], "~"),
         )
-
-
-def _crossing(train: Seen, valid: Seen) -> tuple[Numbers, Numbers]:
-    """The rows of ``valid`` whose prompt is one of ``train``'s, and the first row there that has it."""
-    n = len(train)
-    again, first = repeats(np.concatenate([train.asked, valid.asked]))
-    crossing = (again >= n) & (first < n)
-    return again[crossing] - n, first[crossing]
 
 
 def _note(near: Numbers, rows: Numbers, earlier: Numbers, wanted: NDArray[np.bool_]) -> None:

@@ -21,30 +21,32 @@ RARE = 10  # examples of a class below which little is learned of it
 
 def empty(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     """Completions of nothing, or of nothing but spaces: there is nothing to learn. Empty prompts are allowed."""
-    lines = [where for where, text in zip(rows.wheres, rows.completions, strict=True) if not text.strip()]
+    lines = _blank(rows, rows.completions)
     if not lines:
         return []
-    text = f"{counted(len(lines), 'row')} without a completion ({places(lines)})"
-    remedy = Remedy[Pairs](f"Remove {counted(len(lines), 'row')} without a completion", _filled, "necessary")
-    return [Finding("empty", text, remedy)]
-
-
-def _filled(rows: Pairs) -> Pairs:
-    return rows.keep([place for place, text in enumerate(rows.completions) if text.strip()])
+    without = f"{counted(len(lines), 'row')} without a completion"
+    remedy = Remedy[Pairs](f"Remove {without}", lambda rows: _filled(rows, rows.completions), "necessary")
+    return [Finding("empty", f"{without} ({places(lines)})", remedy)]
 
 
 def unasked(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
     """Rows without a prompt where nearly all others have one: a model would learn to say them to anything."""
-    lines = [where for where, text in zip(rows.wheres, rows.prompts, strict=True) if not text.strip()]
+    lines = _blank(rows, rows.prompts)
     if not 0 < len(lines) <= FEW_UNASKED * len(rows):
         return []
-    text = f"{counted(len(lines), 'row')} without a prompt, where the others have one ({places(lines)})"
-    remedy = Remedy[Pairs](f"Remove {counted(len(lines), 'row')} without a prompt", _asked, "possible")
-    return [Finding("no prompt", text, remedy)]
+    without = f"{counted(len(lines), 'row')} without a prompt"
+    remedy = Remedy[Pairs](f"Remove {without}", lambda rows: _filled(rows, rows.prompts), "possible")
+    return [Finding("no prompt", f"{without}, where the others have one ({places(lines)})", remedy)]
 
 
-def _asked(rows: Pairs) -> Pairs:
-    return rows.keep([place for place, text in enumerate(rows.prompts) if text.strip()])
+def _blank(rows: Pairs, texts: Sequence[str]) -> list[str]:
+    """The places of the rows of which ``texts`` say nothing."""
+    return [where for where, text in zip(rows.wheres, texts, strict=True) if not text.strip()]
+
+
+def _filled(rows: Pairs, texts: Sequence[str]) -> Pairs:
+    """The other rows."""
+    return rows.keep([place for place, text in enumerate(texts) if text.strip()])
 
 
 def alike(rows: Pairs, reader: Reader) -> list[Finding[Pairs]]:
